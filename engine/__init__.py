@@ -1,0 +1,1 @@
+"""Treeline's inference engine: lossless tree speculation over a target that may not fit the machine."""

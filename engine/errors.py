@@ -1,0 +1,11 @@
+"""Errors that a user can meet. Standard library only."""
+
+from __future__ import annotations
+
+
+class TreelineError(Exception):
+    """A failure with one clear line: what happened, which file, key or value, and what to do next."""
+
+
+class Cancelled(Exception):  # noqa: N818 - a signal, not an error
+    """A pass was abandoned between two layers; nothing of it was committed."""

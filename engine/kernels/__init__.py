@@ -1,0 +1,1 @@
+"""Numerical kernels: a plain torch reference and the fast paths that agree with it."""

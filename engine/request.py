@@ -1,0 +1,114 @@
+"""What a client asks of the engine and what it gets back. Standard library only: the language server imports it too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.errors import TreelineError
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is chosen from the target's distribution.
+
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary; `repetition_penalty` follows CTRL
+    (arXiv 1909.05858) over prompt and output; equal `seed`s give equal text, whatever the tree was.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise TreelineError naming the first parameter that is out of range."""
+        _require(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0 keeps all)")
+        _require(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0 (1 is none)")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """Where a completion ends, besides the model's own end tokens.
+
+    `strings`: the text ends before the first of them. `end_of_line`: it ends before the first line break.
+    `min_indent`: it ends before the first later line that is indented by fewer columns (blank lines do not count).
+    """
+
+    strings: tuple[str, ...] = ()
+    end_of_line: bool = False
+    min_indent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFile:
+    """Another file that the model should see."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """Complete the text between `prefix` and `suffix` of one file.
+
+    `context` is ordered from the most stable file to the most volatile, so that the KV cache survives typing.
+    `deadline_ms` counts from the call; at the deadline what is verified is returned. `budget` is the number of draft
+    nodes per pass (None: chosen from measured costs). `speculation` False decodes one token per pass.
+    """
+
+    prefix: str
+    suffix: str = ""
+    path: str = ""
+    language: str = ""
+    context: tuple[ContextFile, ...] = ()
+    max_tokens: int = 64
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: StopRules = field(default_factory=StopRules)
+    deadline_ms: float | None = None
+    speculation: bool = True
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise TreelineError naming the first field that is out of range."""
+        _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        _require(self.budget is None or self.budget >= 1, "budget", self.budget, "at least 1, or auto")
+        _require(self.deadline_ms is None or self.deadline_ms > 0, "deadline_ms", self.deadline_ms, "above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionStats:
+    """What one completion cost. Times in milliseconds; see docs/architecture.md for the exact meaning of each field."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    new_tokens: int
+    target_passes: int
+    accepted_per_pass: float
+    drafted_tokens: int
+    prefill_ms: float
+    first_token_ms: float
+    total_ms: float
+    tokens_per_second: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionChunk:
+    """A piece of verified text. The last chunk of a completion carries `finish_reason` and `stats`."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    stats: CompletionStats | None = None
+
+
+def _require(good: bool, name: str, value: object, allowed: str) -> None:
+    if not good:
+        raise TreelineError(f"{name} is {value}: it must be {allowed}")

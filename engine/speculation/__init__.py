@@ -1,0 +1,1 @@
+"""Draft trees and their lossless verification. Knows nothing of models."""

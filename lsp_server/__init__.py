@@ -1,0 +1,1 @@
+"""Treeline's language server. It never imports torch."""

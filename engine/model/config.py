@@ -1,0 +1,245 @@
+"""What a Hugging Face `config.json` says about a decoder. A model family is a row of `FAMILIES`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from engine.errors import TreelineError
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How a family differs from Llama. `qkv_bias`: always there; else `attention_bias` of the configuration decides."""
+
+    qkv_bias: bool = False
+    sliding_window_key: str | None = None
+
+
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(sliding_window_key="sliding_window"),
+    "qwen2": Family(qkv_bias=True),
+}
+ROPE_TYPES = ("default", "linear", "llama3")
+AWQ_GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding; the last four are read for `llama3` (and `factor` for `linear`)."""
+
+    theta: float
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+    def inverse_frequencies(self, head_dim: int) -> Tensor:
+        """Angles per position, float32 [head_dim / 2]. Source for llama3: Llama 3.1's published scaling rule."""
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
+        inverse = 1.0 / (self.theta**exponents)
+        if self.kind == "linear":
+            return inverse / self.factor
+        if self.kind == "default":
+            return inverse
+        wavelength = 2 * math.pi / inverse
+        low, high = self.low_freq_factor, self.high_freq_factor
+        smooth = ((self.original_max_position / wavelength - low) / (high - low)).clamp(0, 1)
+        return (1 - smooth) * inverse / self.factor + smooth * inverse
+
+
+@dataclass(frozen=True, slots=True)
+class Awq:
+    """AWQ "gemm" quantisation: 4 bits, `group_size` inputs share a scale and (with `zero_point`) a zero point."""
+
+    group_size: int
+    zero_point: bool
+    modules_to_not_convert: tuple[str, ...]
+
+    def covers(self, module: str) -> bool:
+        """Tell whether the linear layer named `module` is quantised."""
+        return not any(part in module for part in self.modules_to_not_convert)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a decoder, in Hugging Face's terms."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    rope: Rope
+    dtype: torch.dtype
+    awq: Awq | None
+
+    @classmethod
+    def load(cls, directory: Path) -> ModelConfig:
+        """Read `directory`/config.json.
+
+        Raises TreelineError naming the file and the key when it is absent, malformed or asks for something unsupported.
+        """
+        path = directory / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise TreelineError(f"{path} does not exist: a checkpoint is a folder in Hugging Face layout") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise TreelineError(f"{path} cannot be read as JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise TreelineError(f"{path} must hold a JSON object")
+        return _parse(_Fields(path, cast(dict[str, Any], raw)))
+
+
+class _Fields:
+    """A JSON object whose members are read with their type checked and their name in every error."""
+
+    def __init__(self, path: Path, raw: dict[str, Any]) -> None:
+        self.path = path
+        self.raw = raw
+
+    def error(self, key: str, problem: str) -> TreelineError:
+        return TreelineError(f"{self.path}: {key} {problem}")
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self.raw.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.error(key, f"is {value!r}: a whole number above 0 is needed")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.raw.get(key)
+        value = default if value is None else value
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise self.error(key, f"is {value!r}: a number above 0 is needed")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.raw.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"is {value!r}: true or false is needed")
+        return value
+
+    def section(self, key: str) -> _Fields | None:
+        value = self.raw.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.error(key, "must be an object")
+        return _Fields(self.path, cast(dict[str, Any], value))
+
+
+def _parse(fields: _Fields) -> ModelConfig:
+    model_type = str(fields.raw.get("model_type"))
+    if "auto_map" in fields.raw:
+        raise fields.error("auto_map", "asks for code shipped with the checkpoint: Treeline never runs such code")
+    if model_type not in FAMILIES:
+        raise fields.error("model_type", f"is {model_type!r}: supported are {', '.join(sorted(FAMILIES))}")
+    family = FAMILIES[model_type]
+    activation = fields.raw.get("hidden_act", "silu")
+    if activation != "silu":
+        raise fields.error("hidden_act", f"is {activation!r}: supported is silu")
+    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
+    kv_heads = fields.integer("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise fields.error("num_key_value_heads", f"is {kv_heads}: it must divide num_attention_heads, {heads}")
+    attention_bias = fields.flag("attention_bias", False)
+    return ModelConfig(
+        model_type=model_type,
+        hidden_size=hidden,
+        intermediate_size=fields.integer("intermediate_size"),
+        num_hidden_layers=fields.integer("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=fields.integer("head_dim", hidden // heads),
+        vocab_size=fields.integer("vocab_size"),
+        max_position_embeddings=_positions(fields, family),
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
+        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+        qkv_bias=family.qkv_bias or attention_bias,
+        output_bias=attention_bias and not family.qkv_bias,
+        mlp_bias=fields.flag("mlp_bias", False),
+        rope=_rope(fields),
+        dtype=_dtype(fields),
+        awq=_awq(fields),
+    )
+
+
+def _positions(fields: _Fields, family: Family) -> int:
+    """Return the context length; inside its sliding window a model is an ordinary full-attention one, so it ends there."""
+    positions = fields.integer("max_position_embeddings", 2048)
+    key = family.sliding_window_key
+    if key and fields.raw.get(key) is not None:
+        positions = min(positions, fields.integer(key))
+    if fields.raw.get("use_sliding_window"):
+        positions = min(positions, fields.integer("sliding_window"))
+    return positions
+
+
+def _rope(fields: _Fields) -> Rope:
+    """Read RoPE as transformers 4 (`rope_theta`, `rope_scaling`) and as transformers 5 (`rope_parameters`) write it."""
+    section = fields.section("rope_parameters") or fields.section("rope_scaling") or _Fields(fields.path, {})
+    theta = section.number("rope_theta", fields.number("rope_theta", 10000.0))
+    kind = section.raw.get("rope_type", section.raw.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        raise fields.error("rope_scaling.rope_type", f"is {kind!r}: supported are {', '.join(ROPE_TYPES)}")
+    if kind == "default":
+        return Rope(theta)
+    if kind == "linear":
+        return Rope(theta, kind, section.number("factor"))
+    return Rope(
+        theta,
+        kind,
+        section.number("factor"),
+        section.number("low_freq_factor"),
+        section.number("high_freq_factor"),
+        section.integer("original_max_position_embeddings"),
+    )
+
+
+def _dtype(fields: _Fields) -> torch.dtype:
+    name = fields.raw.get("dtype", fields.raw.get("torch_dtype")) or "float32"
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name not in dtypes:
+        raise fields.error("dtype", f"is {name!r}: supported are {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def _awq(fields: _Fields) -> Awq | None:
+    section = fields.section("quantization_config")
+    if section is None:
+        return None
+    found = {
+        "quant_method": section.raw.get("quant_method"),
+        "bits": section.raw.get("bits", section.raw.get("w_bit")),
+        "version": str(section.raw.get("version", "gemm")).lower(),
+    }
+    wanted = {"quant_method": "awq", "bits": 4, "version": "gemm"}
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise fields.error(f"quantization_config.{key}", f"is {found[key]!r}: supported is AWQ, 4 bits, version gemm")
+    group_size = section.integer("group_size", section.raw.get("q_group_size"))
+    if group_size not in AWQ_GROUP_SIZES:
+        allowed = ", ".join(map(str, AWQ_GROUP_SIZES))
+        raise fields.error("quantization_config.group_size", f"is {group_size}: supported are {allowed}")
+    skipped = section.raw.get("modules_to_not_convert") or []
+    return Awq(group_size, section.flag("zero_point", True), (*map(str, skipped), "lm_head"))

@@ -1,0 +1,79 @@
+"""The keys and values of a token sequence, committed prefix first, then the rows of passes not yet decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.errors import TreelineError
+from engine.model.config import ModelConfig
+
+
+class KVCache:
+    """Keys and values of every layer, preallocated for `capacity` positions.
+
+    Slots [0, length) hold committed positions. The slots after them hold uncommitted rows: `parents[i]` is the row that
+    row i continues, or -1 for the last committed position. The cache advances only by `commit`; cancelling is not
+    committing, so there is nothing to undo.
+    """
+
+    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
+        self.data = torch.empty(shape, dtype=dtype, device=device)  # [layers, keys|values, kv_heads, capacity, head_dim]
+        self.capacity = capacity
+        self.length = 0
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+
+    def append(self, parents: Sequence[int]) -> int:
+        """Reserve uncommitted rows and return the index of the first. Raises TreelineError when there is no room."""
+        first = len(self.parents)
+        if self.length + first + len(parents) > self.capacity:
+            raise TreelineError(f"the KV cache holds {self.capacity} positions: ask for fewer tokens or a shorter prompt")
+        for parent in parents:
+            self.depths.append(0 if parent < 0 else self.depths[parent] + 1)
+            self.parents.append(parent)
+        return first
+
+    def commit(self, rows: Sequence[int]) -> None:
+        """Keep the path `rows` (each the parent of the next, the first without parent); forget every other row."""
+        previous = -1
+        for row in rows:
+            if self.parents[row] != previous:
+                raise ValueError(f"row {row} does not continue row {previous}")
+            previous = row
+        in_place = 0
+        while in_place < len(rows) and rows[in_place] == in_place:
+            in_place += 1
+        if in_place < len(rows):
+            source = torch.tensor([self.length + row for row in rows[in_place:]], device=self.data.device)
+            target = self.length + in_place
+            self.data[:, :, :, target : target + len(source)] = self.data[:, :, :, source]
+        self.length += len(rows)
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget all uncommitted rows."""
+        self.parents.clear()
+        self.depths.clear()
+
+    def truncate(self, length: int) -> None:
+        """Forget committed positions from `length` on, and all uncommitted rows."""
+        self.length = min(self.length, length)
+        self.discard()
+
+    def ancestors(self, first: int) -> Tensor:
+        """For rows `first`.. the uncommitted rows each sees (ancestors and itself): bool [rows - first, rows], on the CPU."""
+        count = len(self.parents)
+        seen = torch.zeros(count, count, dtype=torch.bool)
+        chain = 0
+        while chain < count and self.parents[chain] == chain - 1:
+            chain += 1
+        seen[:chain, :chain] = torch.ones(chain, chain, dtype=torch.bool).tril()
+        for row in range(chain, count):
+            if self.parents[row] >= 0:
+                seen[row] = seen[self.parents[row]]
+            seen[row, row] = True
+        return seen[first:]

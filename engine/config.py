@@ -1,0 +1,255 @@
+"""Which model runs, and how: presets, and settings from the command line, the environment and one TOML file.
+
+Precedence: command line, then `TREELINE_*` variables, then the file, then the defaults of `EngineConfig`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+from engine.errors import TreelineError
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+Verification = Literal["keyed", "sequoia"]
+Kernels = Literal["auto", "native", "torch", "reference"]
+
+ENVIRONMENT_PREFIX = "TREELINE_"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything that decides how models are loaded and run. The defaults here are the only copy.
+
+    `model`: a preset, a checkpoint directory or a Hugging Face id. `drafter`: the same, or "auto" (the preset's own;
+    n-grams alone for other models) or "none" (n-grams alone). `device` "auto": the CPU for the bundled pair, else a
+    GPU where there is one. `dtype`: of computation, "auto" takes the kernel's fastest. `memory`: bytes that weights
+    and caches may take, None for no limit. `context_length`: tokens, None for the model's own. `budget`: draft nodes
+    per pass, None to choose it from measured costs. `verification` at temperature > 0: "keyed" noise (the output does
+    not depend on the tree) or "sequoia" (sampling without replacement). `layout`: name of a prompt layout, None to
+    choose it from the tokenizer. `threads`: CPU threads, None for all cores. `kernels`: which implementation.
+    """
+
+    model: str = "bundled"
+    drafter: str = "auto"
+    device: Device = "auto"
+    dtype: DType = "auto"
+    memory: int | None = None
+    context_length: int | None = None
+    budget: int | None = None
+    verification: Verification = "keyed"
+    layout: str | None = None
+    threads: int | None = None
+    kernels: Kernels = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A target and the drafter that goes with it, by short name. Names are Hugging Face ids except the bundled pair's."""
+
+    name: str
+    target: str
+    drafter: str
+    summary: str
+
+
+_CODE_DRAFTER = "InfiniAILab/CodeDrafter-500M"
+_QWEN_DRAFTER = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+
+PRESETS: tuple[Preset, ...] = (
+    Preset("bundled", "bundled", "bundled-drafter", "the small Python pair that comes with Treeline"),
+    Preset(
+        "llama-3.1-70b",
+        "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4",
+        _CODE_DRAFTER,
+        "Llama 3.1 70B, AWQ int4, 39.8 GB",
+    ),
+    Preset("llama-3.3-70b", "casperhansen/llama-3.3-70b-instruct-awq", _CODE_DRAFTER, "Llama 3.3 70B, AWQ int4"),
+    Preset(
+        "qwen2.5-coder-32b", "Qwen/Qwen2.5-Coder-32B-Instruct-AWQ", _QWEN_DRAFTER, "32B, AWQ int4, fills in the middle"
+    ),
+    Preset(
+        "qwen2.5-coder-14b", "Qwen/Qwen2.5-Coder-14B-Instruct-AWQ", _QWEN_DRAFTER, "14B, AWQ int4, fills in the middle"
+    ),
+    Preset(
+        "qwen2.5-coder-7b", "Qwen/Qwen2.5-Coder-7B-Instruct-AWQ", _QWEN_DRAFTER, "7B, AWQ int4, fills in the middle"
+    ),
+)
+
+
+def find_preset(name: str) -> Preset | None:
+    """The preset of that name, or the one whose target has that Hugging Face id."""
+    return next((preset for preset in PRESETS if name in (preset.name, preset.target)), None)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """`did you mean "x"?` for the known word nearest to `word`, or the list of all when none is near."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else f"known are {', '.join(words)}"
+
+
+# --- one value -------------------------------------------------------------------------------------------------------
+
+# coreutils' convention: a bare letter and "iB" are powers of 1024, "B" after a letter is a power of 1000.
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B)?|B)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "8GiB", "12GB", "800M" (= 800 MiB) or "1073741824". Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    number, letter, unit = match.groups()
+    base = 1000 if unit is not None and unit.upper() == "B" else 1024
+    size = int(float(number) * base ** (" KMGT".index(letter.upper()) if letter else 0))
+    if size < 1:
+        raise ValueError(text)
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one value is read. `parse` takes an int or a str and raises ValueError; `expected` completes "expected ..."."""
+
+    parse: Callable[[object], object]
+    expected: str
+    number: bool = False  # text that looks like an integer is one
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(value)
+    return value.strip()
+
+
+def _one_of(*allowed: str) -> Setting:
+    def parse(value: object) -> object:
+        if value not in allowed:
+            raise ValueError(value)
+        return value
+
+    return Setting(parse, "one of " + ", ".join(f'"{word}"' for word in allowed))
+
+
+def _integer(minimum: int) -> Setting:
+    def parse(value: object) -> object:
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ValueError(value)
+        return value
+
+    return Setting(parse, f"an integer of at least {minimum}", number=True)
+
+
+def _or_auto(setting: Setting) -> Setting:
+    """The same setting, where "auto" stands for None."""
+
+    def parse(value: object) -> object:
+        return None if value == "auto" else setting.parse(value)
+
+    return Setting(parse, f'{setting.expected}, or "auto"', setting.number)
+
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else _integer(1).parse(value)
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType(
+    {
+        "model": Setting(_name, "a preset, a checkpoint directory or a Hugging Face id"),
+        "drafter": Setting(_name, 'a checkpoint directory, a Hugging Face id, "auto" or "none"'),
+        "device": _one_of("auto", "cpu", "cuda"),
+        "dtype": _one_of("auto", "float32", "float16", "bfloat16"),
+        "memory": _or_auto(Setting(_size, 'a size such as "8GiB", "12GB" or "800M"', number=True)),
+        "context_length": _or_auto(_integer(64)),
+        "budget": _or_auto(_integer(1)),
+        "verification": _one_of("keyed", "sequoia"),
+        "layout": _or_auto(Setting(_name, "the name of a prompt layout")),
+        "threads": _or_auto(_integer(1)),
+        "kernels": _one_of("auto", "native", "torch", "reference"),
+    }
+)
+
+
+def parse_text(key: str, text: str) -> object:
+    """A setting's value from text (command line, environment). Raises ValueError with what was expected."""
+    setting = SETTINGS[key]
+    integer = setting.number and re.fullmatch(r"[+-]?\d+", text.strip())
+    try:
+        return setting.parse(int(text) if integer else text)
+    except ValueError:
+        raise ValueError(f"{text!r}: expected {setting.expected}") from None
+
+
+# --- files and the environment ---------------------------------------------------------------------------------------
+
+
+def config_path(environment: Mapping[str, str]) -> Path:
+    """Where the user's configuration file is, whether it exists or not."""
+    base = environment.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "treeline" / "config.toml"
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """Checked settings of a TOML file. Raises TreelineError naming the file and the line or the key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise TreelineError(_toml_message(path, error)) from None
+    except UnicodeDecodeError as error:
+        raise TreelineError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise TreelineError(f"cannot read the configuration {path}: {error.strerror}") from None
+    return {key: _from_file(path, key, value) for key, value in table.items()}
+
+
+def _toml_message(path: Path, error: tomllib.TOMLDecodeError) -> str:
+    message = str(error)
+    place = re.search(r"\(at line (\d+), column (\d+)\)", message)
+    if place is None:  # "(at end of document)"
+        return f"{path}: {message}"
+    return f"{path}:{place[1]}:{place[2]}: {message[: place.start()].strip()}"
+
+
+def _from_file(path: Path, key: str, value: object) -> object:
+    if key not in SETTINGS:
+        raise TreelineError(f'unknown key "{key}" in {path}: {closest(key, SETTINGS)}')
+    try:
+        parsed = SETTINGS[key].parse(value)
+    except ValueError:
+        raise TreelineError(f"{key} in {path} is {value!r}: expected {SETTINGS[key].expected}") from None
+    if key in ("model", "drafter") and isinstance(parsed, str) and parsed.startswith("."):
+        return str(path.parent / parsed)  # relative to the file: every editor starts in a folder of its own
+    return parsed
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key in SETTINGS:
+        name = ENVIRONMENT_PREFIX + key.upper()
+        if text := environment.get(name):
+            try:
+                values[key] = parse_text(key, text)
+            except ValueError as error:
+                raise TreelineError(f"the environment variable {name} is {error}") from None
+    return values
+
+
+def load_config(overrides: Mapping[str, object], file: Path | None, environment: Mapping[str, str]) -> EngineConfig:
+    """Settings from all sources, the strongest winning.
+
+    `overrides`: checked values by key (the command line's). `file`: must exist if given; otherwise the variable
+    `TREELINE_CONFIG` or the user's own file is read where there is one. Raises TreelineError.
+    """
+    named = file or (Path(environment["TREELINE_CONFIG"]) if environment.get("TREELINE_CONFIG") else None)
+    path = (named or config_path(environment)).expanduser()
+    values = read_config(path) if named is not None or path.exists() else {}
+    merged = {**values, **_from_environment(environment), **overrides}
+    return EngineConfig(**cast("dict[str, Any]", merged))

@@ -52,7 +52,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A target and the drafter that goes with it, by short name. Names are Hugging Face ids except the bundled pair's."""
+    """A target and the drafter that goes with it, as Hugging Face ids (the bundled pair: as names of its own)."""
 
     name: str
     target: str
@@ -85,12 +85,12 @@ PRESETS: tuple[Preset, ...] = (
 
 
 def find_preset(name: str) -> Preset | None:
-    """The preset of that name, or the one whose target has that Hugging Face id."""
+    """Find the preset of that name, or the one whose target has that Hugging Face id."""
     return next((preset for preset in PRESETS if name in (preset.name, preset.target)), None)
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """`did you mean "x"?` for the known word nearest to `word`, or the list of all when none is near."""
+    """Return `did you mean "x"?` for the known word nearest to `word`, or the list of all when none is near."""
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else f"known are {', '.join(words)}"
@@ -103,7 +103,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B)?|B)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "8GiB", "12GB", "800M" (= 800 MiB) or "1073741824". Raises ValueError."""
+    """Return the bytes of "8GiB", "12GB", "800M" (= 800 MiB) or "1073741824". Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(text)
@@ -117,7 +117,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How one value is read. `parse` takes an int or a str and raises ValueError; `expected` completes "expected ..."."""
+    """How one value is read. `parse` takes what TOML holds and raises ValueError; `expected` says what is allowed."""
 
     parse: Callable[[object], object]
     expected: str
@@ -149,7 +149,7 @@ def _integer(minimum: int) -> Setting:
 
 
 def _or_auto(setting: Setting) -> Setting:
-    """The same setting, where "auto" stands for None."""
+    """Return the same setting, where "auto" stands for None."""
 
     def parse(value: object) -> object:
         return None if value == "auto" else setting.parse(value)
@@ -179,7 +179,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 
 
 def parse_text(key: str, text: str) -> object:
-    """A setting's value from text (command line, environment). Raises ValueError with what was expected."""
+    """Read a setting from text (command line, environment). Raises ValueError with what was expected."""
     setting = SETTINGS[key]
     integer = setting.number and re.fullmatch(r"[+-]?\d+", text.strip())
     try:
@@ -192,13 +192,13 @@ def parse_text(key: str, text: str) -> object:
 
 
 def config_path(environment: Mapping[str, str]) -> Path:
-    """Where the user's configuration file is, whether it exists or not."""
+    """Return where the user's configuration file is, whether it exists or not."""
     base = environment.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "treeline" / "config.toml"
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """Checked settings of a TOML file. Raises TreelineError naming the file and the line or the key."""
+    """Read and check the settings of a TOML file. Raises TreelineError naming the file and the line or the key."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
@@ -243,7 +243,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
 
 
 def load_config(overrides: Mapping[str, object], file: Path | None, environment: Mapping[str, str]) -> EngineConfig:
-    """Settings from all sources, the strongest winning.
+    """Merge the settings from all sources, the strongest winning.
 
     `overrides`: checked values by key (the command line's). `file`: must exist if given; otherwise the variable
     `TREELINE_CONFIG` or the user's own file is read where there is one. Raises TreelineError.

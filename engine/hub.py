@@ -23,7 +23,7 @@ class Pair:
 
 
 def resolve_pair(config: EngineConfig) -> Pair:
-    """The directories that `config.model` and `config.drafter` name. Raises TreelineError."""
+    """Find the directories that `config.model` and `config.drafter` name. Raises TreelineError."""
     target = resolve(config.model, "model")
     if config.drafter == "none":
         return Pair(target, None)
@@ -39,7 +39,7 @@ def resolve_pair(config: EngineConfig) -> Pair:
 
 
 def resolve(name: str, role: str = "model") -> Path:
-    """The checkpoint directory of a preset, a directory or a Hugging Face id that is in the local cache.
+    """Find the checkpoint directory of a preset, a directory or a Hugging Face id that is in the local cache.
 
     `role` ("model" or "drafter") names the option in messages. Raises TreelineError saying how to get what is missing.
     """
@@ -69,7 +69,7 @@ def _bundled(name: str) -> Path:
 
 
 def _cached(repository: str, role: str) -> Path:
-    """The newest snapshot of `repository` in the Hugging Face cache (HF_HOME, HF_HUB_CACHE)."""
+    """Find the newest snapshot of `repository` in the Hugging Face cache (HF_HOME, HF_HUB_CACHE)."""
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -1,0 +1,76 @@
+"""From a checkpoint folder to a Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.model.config import ModelConfig
+from engine.model.linear import LinearLoader
+from engine.model.transformer import DecoderLayer, Layer, Transformer, rope_table
+from engine.model.weights import Checkpoint
+
+Progress = Callable[[int, int], None]  # layers done, layers in all
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How to hold a model.
+
+    `dtype` None keeps what is fastest: int4 kernels for AWQ on a CPU, the checkpoint's own type otherwise; a given type
+    dequantises AWQ weights to it. `pack_dense` holds dense layers in 8 bits on a CPU: for a drafter, whose guesses
+    need not be exact. `context` bounds the positions (None: the model's own).
+    """
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype | None = None
+    pack_dense: bool = False
+    context: int | None = None
+
+
+def load_transformer(directory: Path, options: LoadOptions, progress: Progress | None = None) -> Transformer:
+    """Load the decoder of `directory`. Raises TreelineError naming the file and tensor at fault."""
+    config = ModelConfig.load(directory)
+    checkpoint = Checkpoint.open(directory)
+    quantised = config.awq is not None or options.pack_dense
+    packed = options.dtype is None and options.device.type == "cpu" and quantised
+    dtype = torch.float32 if packed else options.dtype or config.dtype
+    loader = LinearLoader(checkpoint, config, dtype, options.device, packed)
+    positions = min(config.max_position_embeddings, options.context or config.max_position_embeddings)
+    layers: list[Layer] = []
+    for index in range(config.num_hidden_layers):
+        layers.append(_layer(loader, index))
+        if progress:
+            progress(index + 1, config.num_hidden_layers)
+    return Transformer(
+        config=config,
+        embedding=loader.embedding(),
+        layers=layers,
+        norm=loader.dense("model.norm.weight", [config.hidden_size]),
+        head=loader.head(),
+        rope=rope_table(config, positions).to(options.device),
+        dtype=dtype,
+    )
+
+
+def _layer(loader: LinearLoader, index: int) -> Layer:
+    config, name = loader.config, f"model.layers.{index}"
+    hidden, middle = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    attention, mlp = f"{name}.self_attn", f"{name}.mlp"
+    return DecoderLayer(
+        config=config,
+        input_layernorm=loader.dense(f"{name}.input_layernorm.weight", [hidden]),
+        q_proj=loader.load(f"{attention}.q_proj", queries, hidden, config.qkv_bias),
+        k_proj=loader.load(f"{attention}.k_proj", keys, hidden, config.qkv_bias),
+        v_proj=loader.load(f"{attention}.v_proj", keys, hidden, config.qkv_bias),
+        o_proj=loader.load(f"{attention}.o_proj", hidden, queries, config.output_bias),
+        post_attention_layernorm=loader.dense(f"{name}.post_attention_layernorm.weight", [hidden]),
+        gate_proj=loader.load(f"{mlp}.gate_proj", middle, hidden, config.mlp_bias),
+        up_proj=loader.load(f"{mlp}.up_proj", middle, hidden, config.mlp_bias),
+        down_proj=loader.load(f"{mlp}.down_proj", hidden, middle, config.mlp_bias),
+    )

@@ -1,0 +1,107 @@
+"""Tensors of a checkpoint in Hugging Face layout, memory-mapped from safetensors and checked before use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.errors import TreelineError
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A checkpoint opened for reading. Tensors are views of the mapped file: pages are read when they are touched."""
+
+    directory: Path
+    files: dict[str, Path]
+    _handles: dict[Path, Any] = field(default_factory=dict[Path, Any])
+
+    @classmethod
+    def open(cls, directory: Path) -> Checkpoint:
+        """Find the tensors of `directory`: one or more .safetensors files, with an index where they are sharded.
+
+        Raises TreelineError for a missing or damaged file, and for pickled weights, which can run code when loaded.
+        """
+        checkpoint = cls(directory, {})
+        for path in _shards(directory):
+            for name in checkpoint._handle(path).keys():  # noqa: SIM118 - not a mapping
+                checkpoint.files[name] = path
+        return checkpoint
+
+    def bytes(self) -> int:
+        """Return the size of all files."""
+        return sum(path.stat().st_size for path in set(self.files.values()))
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a tensor called `name`."""
+        return name in self.files
+
+    def tensor(self, name: str, shape: Sequence[int], dtypes: Sequence[torch.dtype] = FLOATS) -> Tensor:
+        """Return tensor `name` without copying it. Raises TreelineError when it is absent or not of `shape` and `dtypes`."""
+        if name not in self.files:
+            raise TreelineError(f"{self.directory}: tensor {name} is missing: the checkpoint is incomplete")
+        path = self.files[name]
+        try:
+            tensor = cast(Tensor, self._handle(path).get_tensor(name))
+        except SafetensorError as error:
+            raise TreelineError(f"{path} is damaged at {name} ({error}): download it again") from None
+        if tuple(tensor.shape) != tuple(shape):
+            raise TreelineError(f"{path}: {name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
+        if tensor.dtype not in dtypes:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise TreelineError(f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')}: supported are {allowed}")
+        return tensor
+
+    def _handle(self, path: Path) -> Any:
+        if path not in self._handles:
+            try:
+                self._handles[path] = safe_open(path, framework="pt")
+            except FileNotFoundError:
+                raise TreelineError(f"{path} is missing: the checkpoint is incomplete, download it again") from None
+            except (SafetensorError, OSError) as error:
+                raise TreelineError(f"{path} is truncated or damaged ({error}): download it again") from None
+        return self._handles[path]
+
+
+def _shards(directory: Path) -> list[Path]:
+    index = directory / INDEX
+    if index.exists():
+        return _indexed(index)
+    single = directory / "model.safetensors"
+    if single.exists():
+        return [single]
+    found = sorted(directory.glob("*.safetensors"))
+    if found:
+        return found
+    pickles = sorted(path for pattern in PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise TreelineError(
+            f"{pickles[0]} is a pickle, which can run code when it is loaded: Treeline reads safetensors only; convert it"
+            " with transformers, from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+        )
+    raise TreelineError(f"{directory} holds no .safetensors file: a checkpoint is a folder in Hugging Face layout")
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TreelineError(f"{index} is not a safetensors index ({error}): download it again") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise TreelineError(f"{index} names {name!r}: a .safetensors file beside it is needed")
+        if not (index.parent / name).exists():
+            raise TreelineError(f"{index.parent / name} is missing: {index.name} asks for it, download it again")
+    return [index.parent / name for name in names]

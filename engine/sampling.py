@@ -1,0 +1,137 @@
+"""Choosing the next token from one row of logits, with noise keyed by (seed, position)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.request import SamplingParams
+
+_CACHED_POSITIONS = 16
+
+
+class Sampler:
+    """Chooses tokens for one request.
+
+    A choice is a pure function of (logits, history, params, position): the Gumbel noise of a position comes from a
+    counter-based generator, so the text at a given seed does not depend on how tokens were drafted. Filters have the
+    order and meaning of transformers': repetition penalty, temperature, top-k, top-p; where values tie at the edge
+    of a filter, all of them stay.
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        self.params = params
+        self._noise: dict[int, NDArray[np.float64]] = {}
+        self._history: list[int] = []
+        self._history_ids = np.empty(256, dtype=np.int64)
+
+    def choose(
+        self, logits: torch.Tensor, position: int, history: Sequence[int], allowed: torch.Tensor | None = None
+    ) -> int:
+        """The token to put at absolute `position`; at temperature 0 the best one, ties to the lowest id.
+
+        `logits`: [vocab] float32. `history`: all tokens before the chosen one: prompt, output, tree path (read only
+        with a repetition penalty). `allowed`: [vocab] bool, at least one true; others are never chosen.
+        """
+        scores = self._penalised(logits, history, allowed)
+        if self.params.temperature == 0:
+            return int(scores.argmax())
+        ids, kept = self._filtered(scores)
+        noise = self.noise(position, len(scores))
+        if ids is None:
+            return int((kept + noise).argmax())
+        return int(ids[(kept + noise[ids]).argmax()])
+
+    def distribution(
+        self, logits: torch.Tensor, history: Sequence[int], allowed: torch.Tensor | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities `[vocab]` that `choose` follows over all seeds. Arguments as for `choose`."""
+        scores = self._penalised(logits, history, allowed)
+        probs = np.zeros(len(scores))
+        if self.params.temperature == 0:
+            probs[scores.argmax()] = 1.0
+            return probs
+        ids, kept = self._filtered(scores)
+        weights = np.exp(kept, dtype=np.float64)
+        probs[slice(None) if ids is None else ids] = weights / weights.sum()
+        return probs
+
+    def noise(self, position: int, vocab_size: int) -> NDArray[np.float64]:
+        """Standard Gumbel noise `[vocab_size]` of an absolute position, the same at every call."""
+        noise = self._noise.get(position)
+        if noise is None or len(noise) != vocab_size:
+            if len(self._noise) >= _CACHED_POSITIONS:
+                del self._noise[next(iter(self._noise))]
+            noise = self._noise[position] = gumbel_noise(self.params.seed, position, vocab_size)
+        return noise
+
+    def _penalised(
+        self, logits: torch.Tensor, history: Sequence[int], allowed: torch.Tensor | None
+    ) -> NDArray[np.float32]:
+        """Logits `[vocab]` after the repetition penalty, -inf where not allowed. May share memory with `logits`."""
+        scores: NDArray[np.float32] = logits.detach().float().cpu().numpy()
+        penalty = self.params.repetition_penalty
+        if penalty != 1:
+            ids = self._history_array(history)
+            seen = scores[ids]
+            scores = scores.copy()
+            scores[ids] = np.where(seen < 0, seen * penalty, seen / penalty)
+        if allowed is not None:
+            scores = np.where(allowed.cpu().numpy(), scores, np.float32(-np.inf))
+        return scores
+
+    def _filtered(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.intp] | None, NDArray[np.float32]]:
+        """(ids, log-weights) of the tokens that pass the filters; ids None means the whole vocabulary, in order.
+
+        Log-weights are relative to the best token's, which is 0, so that no temperature overflows.
+        """
+        with np.errstate(over="ignore"):
+            scaled = (scores - scores.max()) / np.float32(self.params.temperature)
+        ids: NDArray[np.intp] | None = None
+        if 0 < self.params.top_k < len(scaled):
+            kth = torch.topk(torch.from_numpy(scaled), self.params.top_k).values[-1].item()
+            ids = np.flatnonzero(scaled >= kth)
+            scaled = scaled[ids]
+        if self.params.top_p < 1:
+            kept = _nucleus(scaled, self.params.top_p)
+            ids = kept if ids is None else ids[kept]
+            scaled = scaled[kept]
+        return ids, scaled
+
+    def _history_array(self, history: Sequence[int]) -> NDArray[np.int64]:
+        """`history` as an array, converting only what is new since the last call (duplicates do no harm here)."""
+        known = len(self._history)
+        if known > len(history) or list(history[:known]) != self._history:
+            known = 0
+        self._history[known:] = history[known:]
+        while len(self._history_ids) < len(history):
+            self._history_ids = np.concatenate([self._history_ids, self._history_ids])
+        self._history_ids[known : len(history)] = history[known:]
+        return self._history_ids[: len(history)]
+
+
+def _nucleus(scaled: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
+    """Indices, ascending, of the smallest set of best tokens whose probability reaches `top_p`."""
+    weights = np.exp(scaled, dtype=np.float64)
+    removable = (1 - top_p) * weights.sum()
+    # Tokens under an even share of what may be removed are removed in any case: only the others need sorting.
+    candidates = np.flatnonzero(weights > removable / len(weights))
+    ascending = np.sort(weights[candidates])
+    removed = weights.sum() - ascending.sum()
+    first = np.searchsorted(removed + np.cumsum(ascending), removable, side="right")
+    edge = ascending[min(int(first), len(ascending) - 1)]
+    return candidates[weights[candidates] >= edge]
+
+
+def gumbel_noise(seed: int, position: int, size: int) -> NDArray[np.float64]:
+    """Standard Gumbel noise `[size]`, a function of the arguments alone (Philox, Salmon et al. 2011).
+
+    Each value comes from 32 random bits, which resolves probabilities down to about 1e-9.
+    """
+    generator = np.random.Philox(key=seed % 2**128, counter=position << 64)
+    bits = generator.random_raw((size + 1) // 2).view(np.uint32)[:size]
+    uniform = (bits + 0.5) * 2.0**-32  # never 0 or 1
+    return -np.log(-np.log(uniform))

@@ -1,0 +1,80 @@
+# What a person, a hook and CI all call. `make` lists the targets.
+# Needs: Python >= 3.11 with venv, and pip's package index. Everything else is installed into $(VENV).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --constraint constraints.txt
+SOURCES := engine lsp_server tests training benchmarks
+
+# Where `make complete` puts the cursor: 1-based line and column of a file.
+FILE ?= engine/request.py
+LINE ?= 20
+COLUMN ?= 1
+
+# Passed on to pytest and to the benchmark, e.g. `make test ARGS="-k tree -x"`.
+ARGS ?=
+
+.PHONY: help complete test check lint format bench package constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+complete: $(VENV)/.runtime ## complete FILE at LINE and COLUMN with the bundled pair
+	@echo "Completing $(FILE) at line $(LINE), column $(COLUMN):"
+	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --stats
+
+test: $(VENV)/.dev ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint test ## all that a change must pass: formatting, lint, types, tests
+
+lint: $(VENV)/.dev ## formatting, lint and types, without the tests
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/pyright
+
+format: $(VENV)/.dev ## format the code and apply safe lint fixes
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(VENV)/.dev ## decode the recorded cases speculatively and one by one, and compare
+	@$(BIN)/treeline bench decode --cases benchmarks/cases.jsonl $(ARGS)
+
+package: $(VENV)/.dev ## build the wheel and the source distribution into dist/
+	@$(BIN)/python -m hatchling build
+
+# In an environment of its own, so that nothing installed by hand becomes a pin. torch and triton keep their pins: they are
+# moved by hand and together, because the CUDA build of torch accepts one triton only.
+constraints: ## resolve all dependencies anew and rewrite constraints.txt
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	grep -E '^(torch|triton)==' constraints.txt > "$$fresh/kept.txt"; \
+	$(PYTHON) -m venv "$$fresh/venv"; \
+	"$$fresh/venv/bin/python" -m pip install -qq --constraint "$$fresh/kept.txt" '.[dev,quantize]' setuptools; \
+	{ grep '^#' constraints.txt; \
+	  "$$fresh/venv/bin/python" -m pip freeze --all | grep -Ev '^(pip|treeline)\b' | sed 's/+cpu$$//' | sort -f; } > "$$fresh/new.txt"; \
+	cp "$$fresh/new.txt" constraints.txt
+
+clean: ## remove the environment and all that tools have built or cached
+	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Treeline needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot create environments: install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Treeline and PyTorch into $(VENV) ..."
+	@SECONDS=0; $(PIP) --editable .; touch $@; echo "Installed in $$SECONDS s."
+
+# AutoAWQ asks for Triton, a gigabyte that only a GPU uses: what it imports on a CPU is in the dev extra.
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Installing the development tools into $(VENV) ..."
+	@SECONDS=0; $(PIP) --editable '.[dev]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."

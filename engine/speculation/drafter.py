@@ -1,0 +1,203 @@
+"""A small model that grows the draft tree, best node first."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.speculation.tree import TokenTree
+
+BRANCHES = 8  # children looked at per node
+BATCH = 8  # nodes expanded by one pass of the drafter
+BATCH_RATIO = 0.25  # a node joins a batch when it is at least this likely compared with the batch's best
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Likely next tokens of the rows that a pass was asked about, best first, with natural log-probabilities.
+
+    `first` is the row, among the cache's uncommitted ones, that the first list belongs to.
+    """
+
+    first: int
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+
+
+class DraftModel(Protocol):
+    """A model with a KV cache of its own, seen as a source of likely next tokens."""
+
+    def branch(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int) -> Branches:
+        """Run rows (see the Transformer's rows and parents); the last `wanted` of them get `count` branches each."""
+        ...
+
+    def commit(self, rows: Sequence[int]) -> None:
+        """Keep a path of uncommitted rows and forget the others."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget committed positions from `length` on, and all uncommitted rows."""
+        ...
+
+
+class GrowthPolicy(Protocol):
+    """What growing a tree may cost: a fixed number of nodes, or what measured times make worthwhile."""
+
+    @property
+    def nodes(self) -> int:
+        """Most nodes that the tree may have, without its root."""
+        ...
+
+    def min_node_probability(self) -> float:
+        """Probability of acceptance under which a node is not worth its place in the target's pass."""
+        ...
+
+    def expand(self, gain: float, rows: int) -> bool:
+        """Tell whether a drafter pass over `rows` nodes, likely to add `gain` accepted tokens, is worth its time."""
+        ...
+
+
+class ModelDrafter:
+    """Best-first growth as in SpecExec (arXiv 2406.02532) and EAGLE-2 (arXiv 2406.16858).
+
+    A node's score is the log-probability of its path under the drafter's full softmax. Each pass expands the best
+    unexpanded nodes; children enter while they are among the best of the whole tree.
+    """
+
+    def __init__(self, model: DraftModel) -> None:
+        """Draft with `model`, whose cache belongs to this drafter alone from now on."""
+        self._model = model
+        self._cached: list[int] = []  # tokens of the committed positions
+        self._chain: list[int] = []  # tokens of the uncommitted rows that lead to the root, the root included
+        self._rows: dict[tuple[int, int], int] = {}  # (row of the parent, token) -> row of an expanded node
+
+    def reset(self, tokens: Sequence[int]) -> int:
+        """Start from other committed tokens; return how many of them are cached already."""
+        common = common_prefix(self._cached, tokens)
+        self._forget(min(common, len(tokens) - 1))
+        return len(self._cached)
+
+    def grow(
+        self,
+        tree: TokenTree,
+        tokens: Sequence[int],
+        policy: GrowthPolicy,
+        max_depth: int,
+        allowed: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Add likely continuations of `tokens`, whose last one is the root of `tree`.
+
+        `tokens` must extend those of the last `reset` or `accept`. `allowed` filters the root's children. Nodes that
+        other sources put into the tree are expanded like its own.
+        """
+        if max_depth < 1 or not policy.expand(1.0, 1):
+            return
+        self._chain = list(tokens[len(self._cached) :])
+        self._rows.clear()
+        root_row = len(self._chain) - 1
+        branches = self._model.branch(self._chain, range(-1, root_row), 1, BRANCHES if allowed is None else 8 * BRANCHES)
+        rows = {0: root_row}
+        frontier = _Frontier(tree, policy, max_depth)
+        frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
+        while batch := frontier.next_batch():
+            parents = [rows[tree.parents[node]] for node in batch]
+            drafted = [tree.tokens[node] for node in batch]
+            branches = self._model.branch(drafted, parents, len(batch), BRANCHES)
+            for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
+                rows[node] = self._rows[parent, tree.tokens[node]] = branches.first + offset
+                frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Keep what is known of `tokens`, which the target put after the root; the rest is computed when needed."""
+        if not self._chain:
+            return
+        path = list(range(len(self._chain)))
+        row = path[-1]
+        kept = list(self._chain)
+        for token in tokens:
+            found = self._rows.get((row, token))
+            if found is None:
+                break
+            row = found
+            path.append(row)
+            kept.append(token)
+        self._model.commit(path)
+        self._cached += kept
+        self._chain = []
+        self._rows.clear()
+
+    def abandon(self) -> None:
+        """Forget the tree that was being grown."""
+        self._forget(len(self._cached))
+
+    def _forget(self, length: int) -> None:
+        self._model.truncate(length)
+        del self._cached[length:]
+        self._chain = []
+        self._rows.clear()
+
+
+class _Frontier:
+    """The unexpanded nodes of a growing tree, and the score that a new node has to beat."""
+
+    def __init__(self, tree: TokenTree, policy: GrowthPolicy, max_depth: int) -> None:
+        self._tree = tree
+        self._policy = policy
+        self._max_depth = max_depth
+        self._floor = math.log(max(policy.min_node_probability(), 1e-30))
+        self._queue: list[tuple[float, int]] = []
+        self._ranked = sorted(-score for score in tree.scores[1:])
+
+    def cutoff(self) -> float:
+        """Score that a node must exceed to be among the best of the tree."""
+        full = len(self._ranked) >= self._policy.nodes
+        return max(self._floor, -self._ranked[self._policy.nodes - 1]) if full else self._floor
+
+    def add_children(
+        self,
+        parent: int,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        allowed: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Add the children of an expanded node that are good enough, and queue them beside those already there."""
+        tree = self._tree
+        base, cutoff = tree.scores[parent], self.cutoff()
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            score = base + logprob
+            if score <= cutoff:
+                break
+            if allowed is None or allowed(token):
+                known = len(tree)
+                if tree.add(parent, token, score) == known:
+                    insort(self._ranked, -score)
+                    cutoff = self.cutoff()
+        if tree.depths[parent] + 1 < self._max_depth:
+            for node in tree.children(parent).values():
+                heapq.heappush(self._queue, (-tree.scores[node], node))
+
+    def next_batch(self) -> list[int]:
+        """Return the nodes to expand next; empty when no pass of the drafter is worth its time any more."""
+        cutoff = self.cutoff()
+        batch: list[int] = []
+        gain = worst = 0.0
+        while self._queue and len(batch) < BATCH and -self._queue[0][0] > cutoff:
+            probability = math.exp(-self._queue[0][0])
+            if probability < worst:
+                break
+            worst = worst or probability * BATCH_RATIO
+            gain += probability
+            batch.append(heapq.heappop(self._queue)[1])
+        return batch if batch and self._policy.expand(gain, len(batch)) else []
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many leading items are equal."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))

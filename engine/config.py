@@ -99,7 +99,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 # --- one value -------------------------------------------------------------------------------------------------------
 
 # coreutils' convention: a bare letter and "iB" are powers of 1024, "B" after a letter is a power of 1000.
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B)?|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B)?|B)?", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -181,7 +181,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 def parse_text(key: str, text: str) -> object:
     """Read a setting from text (command line, environment). Raises ValueError with what was expected."""
     setting = SETTINGS[key]
-    integer = setting.number and re.fullmatch(r"[+-]?\d+", text.strip())
+    integer = setting.number and re.fullmatch(r"[+-]?[0-9]+", text.strip())
     try:
         return setting.parse(int(text) if integer else text)
     except ValueError:

@@ -1,0 +1,137 @@
+"""`treeline bench ...`: measurements that a reader can repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine import __version__
+from engine import cli_options as options
+from engine.bench import BenchSettings, Case, Result, logit_gap, read_cases, run_cases
+from engine.bench_report import Figures, GapOf, Mismatch, figures, figures_by_kind, mismatches, report
+from engine.config import EngineConfig
+from engine.errors import TreelineError
+from engine.request import SamplingParams
+from engine.terminal import Interrupt, counting_bar, write_json
+
+app = typer.Typer(no_args_is_help=False, help="Measure the engine. Progress goes to standard error.")
+
+
+@app.callback(invoke_without_command=True)
+def bench(context: typer.Context) -> None:
+    """Measure the engine."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+_EXAMPLES = """
+[bold]Examples[/bold]
+
+  treeline bench decode --cases cases.jsonl --limit 20
+
+  treeline bench decode --cases cases.jsonl --max-tokens 48 --temperature 0.8 --dtype float32 --json > report.json
+
+[dim]python -m benchmarks.make_cases writes cases from packages that the bundled pair has not seen.[/dim]
+"""
+
+
+@app.command(epilog=_EXAMPLES)
+def decode(
+    cases: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.jsonl", help="One case a line: id, language, path, prefix, suffix, expected (and kind)."
+        ),
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Take the first N cases only.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens per completion.")] = 48,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Time whole completions, reading the prompt included; otherwise decoding alone."),
+    ] = False,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    seed: options.Seed = 0,
+    model: options.Model = None,
+    drafter: options.Drafter = None,
+    memory: options.Memory = None,
+    device: options.DeviceOption = None,
+    dtype: options.DTypeOption = None,
+    budget: options.Budget = None,
+    verification: options.VerificationOption = None,
+    layout: options.Layout = None,
+    threads: options.Threads = None,
+    config: options.ConfigFile = None,
+) -> int:
+    """Complete every case with and without speculation, and compare tokens and times.
+
+    Both run in one process on the same weights, in alternating order; nothing is kept from one case to the next.
+    """
+    names = {"model": model, "drafter": drafter, "memory": memory, "device": device, "dtype": dtype, "budget": budget}
+    names |= {"verification": verification, "layout": layout, "threads": threads}
+    try:
+        sampling = SamplingParams(temperature, top_p, top_k, repetition_penalty, seed)
+    except TreelineError as error:
+        raise options.bad_option(error) from None
+    engine_config = options.make_config(names, config)
+    listed = read_cases(cases, limit)
+    settings = BenchSettings(max_tokens, sampling, engine_config.budget, fresh)
+    results, gap_of = _measure(engine_config, listed, settings)
+    shown = {**asdict(engine_config), **asdict(settings), "cases_file": cases.name}
+    answer = report(results, gap_of, shown, __version__)
+    if as_json:
+        write_json(answer)
+    else:
+        _print_tables(results, mismatches(results, gap_of))
+    return 0
+
+
+def _measure(config: EngineConfig, cases: Sequence[Case], settings: BenchSettings) -> tuple[list[Result], GapOf]:
+    engine = options.load_engine(config)
+    with Interrupt() as interrupt, counting_bar("decoding", len(cases)) as progress:
+        results = run_cases(engine, cases, settings, progress, interrupt.requested)
+    return results, lambda result, position: logit_gap(engine, result, position, settings)
+
+
+def _print_tables(results: Sequence[Result], differing: Sequence[Mismatch]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("cursor", "cases", "line exact", "per pass", "tokens/s", "one by one", "speed-up", "p50 ms", "p95 ms")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, row in figures_by_kind(results).items():
+        table.add_row(*_cells(kind, row))
+    table.add_section()
+    table.add_row(*_cells("all", figures(results)))
+    console = Console()
+    console.print(table)
+    console.print(f"{len(differing)} of {len(results)} cases differ between the two modes")
+    for row in differing:
+        tokens = f"{row.speculative_token} and {row.autoregressive_token}"
+        console.print(
+            f"  {row.id}: tokens {tokens} at {row.position}, gap of the two best logits {row.logit_gap:.4f}",
+            highlight=False,
+        )
+
+
+def _cells(name: str, row: Figures) -> tuple[str, ...]:
+    return (
+        name,
+        str(row.cases),
+        f"{row.line_exact_match:.1%}",
+        f"{row.accepted_per_pass:.2f}",
+        f"{row.tokens_per_second:.1f}",
+        f"{row.autoregressive_tokens_per_second:.1f}",
+        f"{row.speedup:.2f}x",
+        f"{row.latency_ms.p50:.0f}",
+        f"{row.latency_ms.p95:.0f}",
+    )

@@ -1,0 +1,141 @@
+"""Settings: precedence, sizes, and errors that name the key, the place and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig, find_preset, load_config, parse_size, parse_text
+from engine.errors import TreelineError
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "config.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_nothing_set_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_config({}, None, {"XDG_CONFIG_HOME": str(tmp_path)}) == EngineConfig()
+
+
+def test_command_line_beats_environment_beats_file(tmp_path: Path) -> None:
+    file = write(tmp_path, 'model = "a/file"\ndevice = "cpu"\nthreads = 3\nbudget = 7\n')
+    environment = {"TREELINE_MODEL": "an/environment", "TREELINE_THREADS": "2"}
+    config = load_config({"model": "a/option"}, file, environment)
+    assert (config.model, config.threads, config.budget, config.device) == ("a/option", 2, 7, "cpu")
+    assert load_config({}, file, environment).model == "an/environment"
+    assert load_config({}, file, {}).model == "a/file"
+
+
+def test_the_users_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "xdg" / "treeline"
+    own.mkdir(parents=True)
+    write(own, "budget = 5")
+    assert load_config({}, None, {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}).budget == 5
+    home = tmp_path / "home" / ".config" / "treeline"
+    home.mkdir(parents=True)
+    write(home, "budget = 6")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load_config({}, None, {}).budget == 6
+    assert load_config({}, None, {"TREELINE_CONFIG": str(own / "config.toml")}).budget == 5
+
+
+def test_a_byte_order_mark_and_every_key_are_read(tmp_path: Path) -> None:
+    text = """
+    model = "llama-3.1-70b"
+    drafter = "none"
+    device = "cuda"
+    dtype = "bfloat16"
+    memory = "8GiB"
+    context_length = 4096
+    budget = "auto"
+    verification = "sequoia"
+    layout = "plain"
+    threads = 4
+    kernels = "torch"
+    """
+    config = load_config({}, write(tmp_path, b"\xef\xbb\xbf" + text.encode()), {})
+    assert config == EngineConfig(
+        "llama-3.1-70b", "none", "cuda", "bfloat16", 8 << 30, 4096, None, "sequoia", "plain", 4, "torch"
+    )
+
+
+def test_a_relative_model_directory_is_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_config({}, write(tmp_path, 'model = "./weights"'), {})
+    assert Path(config.model) == tmp_path / "weights"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GiB", 8 * 1024**3),
+        ("12GB", 12 * 1000**3),
+        ("800M", 800 * 1024**2),
+        ("1.5g", 1536 * 1024**2),
+        ("64 KiB", 65536),
+        ("2tb", 2 * 1000**4),
+        ("12345", 12345),
+        ("12345B", 12345),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    assert parse_text("memory", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8 potatoes", "-1GB", "0", "0.0001K", "1e9", "8GiBB", "٨GB"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size"):
+        parse_text("memory", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('modle = "x"', 'unknown key "modle" in {file}: did you mean "model"?'),
+        ("zzz = 1", 'unknown key "zzz" in {file}: known are model, drafter, device'),
+        ("[engine]\nx = 1", 'unknown key "engine" in {file}'),
+        ("budget = 0", 'budget in {file} is 0: expected an integer of at least 1, or "auto"'),
+        ('budget = "12"', "budget in {file} is '12': expected an integer"),
+        ("threads = true", "threads in {file} is True: expected an integer"),
+        ("model = 3", "model in {file} is 3: expected a preset"),
+        ('model = " "', "model in {file} is ' ': expected a preset"),
+        ('device = "tpu"', 'device in {file} is \'tpu\': expected one of "auto", "cpu", "cuda"'),
+        ('memory = "lots"', "memory in {file} is 'lots': expected a size"),
+        ("memory = -5", "memory in {file} is -5: expected a size"),
+        ("memory = 1.5", "memory in {file} is 1.5: expected a size"),
+        ("kernels = []", "kernels in {file} is []: expected one of"),
+        ('model = "x"\nbudget = \n', "{file}:2:10: Invalid value"),
+        ("model = ", "{file}: Invalid value"),
+        (b"model = '\xff'", "{file} is not UTF-8 (byte 9)"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_key_or_the_line(tmp_path: Path, text: str | bytes, complaint: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(TreelineError) as error:
+        load_config({}, file, {})
+    assert str(error.value).startswith(complaint.format(file=file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_variable_is_named(tmp_path: Path) -> None:
+    environment = {"XDG_CONFIG_HOME": str(tmp_path), "TREELINE_BUDGET": "many"}
+    with pytest.raises(TreelineError, match=r"variable TREELINE_BUDGET is 'many': expected an integer of at least 1"):
+        load_config({}, None, environment)
+
+
+def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+    for file, environment in ((tmp_path / "no.toml", {}), (None, {"TREELINE_CONFIG": str(tmp_path / "no.toml")})):
+        with pytest.raises(TreelineError, match=r"no\.toml: No such file"):
+            load_config({}, file, environment)
+    with pytest.raises(TreelineError, match="Is a directory"):
+        load_config({}, tmp_path, {})
+
+
+def test_a_preset_is_found_by_its_name_and_by_its_targets_id() -> None:
+    preset = find_preset("qwen2.5-coder-7b")
+    assert preset is not None
+    assert preset == find_preset("Qwen/Qwen2.5-Coder-7B-Instruct-AWQ")
+    assert find_preset("qwen") is None

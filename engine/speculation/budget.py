@@ -1,0 +1,191 @@
+"""How much to draft: Sequoia's static trees, and a budget that follows measured costs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WINDOW = 9  # latest timings kept per size of pass
+_ASSUMED_ROWS = 32  # with passes of one size only: this many rows are taken to cost as much as the pass itself
+_DECAY = 0.95  # of a step's weight in the running rate, per later step
+_OUTLIER = 4.0  # a step counts for at most this many times the usual time
+_FIRST_STEPS = 4  # steps and passes before measurements are trusted
+_FIRST_NODE, _FIRST_EXPANSION = 0.05, 0.25  # thresholds until then
+_LOWEST_NODE = 1e-4
+_PROBE_EVERY, _PROBE_NODE = 128, 0.3  # steps, and the most that a node has to promise in a probe
+
+
+@dataclass(frozen=True, slots=True)
+class StaticTree:
+    """A tree shape: `nodes` (the root included), `depth` (draft levels below the root), `rate` (tokens per second)."""
+
+    nodes: int
+    depth: int
+    rate: float
+
+
+def expected_tokens(acceptance: Sequence[float], max_nodes: int, max_depth: int) -> NDArray[np.float64]:
+    """F `[max_depth + 1, max_nodes + 1]`: expected tokens per pass of the best tree of n nodes and d levels below the root.
+
+    `acceptance[i]`: P(the i-th child of an accepted node is the accepted one). Sequoia's dynamic programme (Chen et al.
+    2024, section 3): F(1, d) = 1, F(n, d) = 1 + max over n_1 + ... + n_k = n - 1 of sum acceptance[i] F(n_i, d - 1).
+    """
+    table = np.ones((max_depth + 1, max_nodes + 1))
+    table[:, 0] = 0
+    padded = np.full(2 * max_nodes - 1, -np.inf)
+    # shares[m, s] = rest[m - s]: what the later children get of m nodes when this child gets s
+    shares = np.lib.stride_tricks.sliding_window_view(padded, max_nodes)[:, ::-1]
+    for depth in range(1, max_depth + 1):
+        rest = padded[max_nodes - 1 :]
+        rest[:] = 0
+        for p in reversed(acceptance):
+            rest[:] = (shares + p * table[depth - 1, :max_nodes]).max(axis=1)
+        table[depth, 1:] = 1 + rest
+        if np.array_equal(table[depth], table[depth - 1]):
+            table[depth:] = table[depth]
+            break
+    return table
+
+
+def best_static_tree(
+    acceptance: Sequence[float],
+    draft_seconds: float,
+    target_seconds: Callable[[int], float],
+    max_nodes: int,
+    max_depth: int = 32,
+) -> StaticTree:
+    """The (n, d) that maximises F(n, d) / (d * draft_seconds + target_seconds(n)), the smallest such tree."""
+    table = expected_tokens(acceptance, max_nodes, max_depth)
+    depths = np.arange(max_depth + 1)[:, None] * draft_seconds
+    rates = table[:, 1:] / (depths + np.array([target_seconds(n) for n in range(1, max_nodes + 1)]))
+    depth, column = np.unravel_index(int(rates.argmax()), rates.shape)
+    return StaticTree(int(column) + 1, int(depth), float(rates[depth, column]))
+
+
+class PassCosts:
+    """Time of a forward pass as a line, seconds = fixed + per_row * rows, fitted to what was measured.
+
+    Timings are kept per power of two of rows, the latest few of each, and enter by their median: an outlier changes
+    nothing, and sizes that are rare do not fade. Passes above `max_rows` (prefill) are ignored.
+    """
+
+    def __init__(self, max_rows: int = 256) -> None:
+        """An empty model: everything costs 0 until something was recorded."""
+        self.max_rows = max_rows
+        self.count = 0
+        self._timings: dict[int, deque[tuple[float, int]]] = {}
+        self._line: tuple[float, float] | None = (0.0, 0.0)
+
+    def record(self, rows: int, seconds: float) -> None:
+        """Take in one pass of `rows` rows."""
+        if 0 < rows <= self.max_rows and seconds > 0:
+            self.count += 1
+            self._timings.setdefault(rows.bit_length(), deque(maxlen=_WINDOW)).append((seconds, rows))
+            self._line = None
+
+    def line(self) -> tuple[float, float]:
+        """(fixed seconds, seconds per row), neither below 0."""
+        if self._line is None:
+            # Noise only ever adds: of two times the lower one is the better witness.
+            medians = [sorted(timings)[(len(timings) - 1) // 2] for timings in self._timings.values()]
+            self._line = _fit(medians)
+        return self._line
+
+    def seconds(self, rows: int) -> float:
+        """Expected time of a pass of `rows` rows."""
+        fixed, per_row = self.line()
+        return fixed + per_row * rows
+
+
+def _fit(points: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """(intercept, slope) of the least relative squares through (seconds, rows) points; neither below 0."""
+    if len(points) == 1:
+        seconds, rows = points[0]
+        slope = seconds / (rows + _ASSUMED_ROWS)
+        return slope * _ASSUMED_ROWS, slope
+    w = x = y = xx = xy = 0.0
+    for seconds, rows in points:
+        weight = 1 / (seconds * seconds)
+        w += weight
+        x += weight * rows
+        y += weight * seconds
+        xx += weight * rows * rows
+        xy += weight * rows * seconds
+    slope = (w * xy - x * y) / (w * xx - x * x)
+    if slope < 0:
+        return y / w, 0.0
+    intercept = (y - slope * x) / w
+    if intercept < 0:
+        return 0.0, xy / xx
+    return intercept, slope
+
+
+class AutoBudget:
+    """Decides what is worth drafting and verifying, from measured costs.
+
+    Renewal-reward: at a running rate of `rate` tokens per second, t seconds are worth rate * t tokens elsewhere. So a
+    node is worth verifying while P(accepted) > rate * (target seconds per row), and a draft pass is worth running while
+    the nodes that it adds bring more tokens than rate * (its seconds). Acting so raises the rate until it is the best
+    that such trees can reach (Dinkelbach's method for ratios).
+
+    Now and then a step is a probe: it drafts a little although that does not seem to pay, to notice when it does again.
+    """
+
+    def __init__(self, max_rows: int = 256) -> None:
+        """`max_rows`: larger passes are prefill and say nothing about trees."""
+        self.target = PassCosts(max_rows)
+        self.draft = PassCosts(max_rows)
+        self._tokens = self._seconds = self._weight = 0.0  # decayed sums over steps
+        self._steps = 0
+        self._prefill = False
+        self._probing = False
+
+    @property
+    def rate(self) -> float:
+        """Running tokens per second; 0 before the first step."""
+        return self._tokens / self._seconds if self._seconds > 0 else 0.0
+
+    def record_target(self, rows: int, seconds: float) -> None:
+        """One target pass of `rows` rows (all of them: uncached prompt and tree)."""
+        self._prefill = rows > self.target.max_rows
+        self.target.record(rows, seconds)
+
+    def record_draft(self, rows: int, seconds: float) -> None:
+        """One drafter pass of `rows` rows."""
+        self.draft.record(rows, seconds)
+
+    def record_step(self, tokens: int, seconds: float) -> None:
+        """One whole step, from drafting to commit: emitted tokens, wall time. Ignored if its pass was a prefill."""
+        if self._prefill or seconds <= 0:
+            return
+        if self._steps >= _FIRST_STEPS:
+            seconds = min(seconds, _OUTLIER * self._seconds / self._weight)
+        self._tokens = self._tokens * _DECAY + tokens
+        self._seconds = self._seconds * _DECAY + seconds
+        self._weight = self._weight * _DECAY + 1
+        self._steps += 1
+        self._probing = self._steps % _PROBE_EVERY == 0
+
+    def min_node_probability(self) -> float:
+        """P(accepted) under which a node costs the target pass more than it brings; at 1 or above: verify none."""
+        if self._steps < _FIRST_STEPS or self.target.count < _FIRST_STEPS:
+            return _FIRST_NODE
+        threshold = max(self.rate * self.target.line()[1], _LOWEST_NODE)
+        return min(threshold, _PROBE_NODE) if self._probing else threshold
+
+    def expand(self, gain: float, rows: int) -> bool:
+        """Whether a draft pass of `rows` rows pays if it brings `gain` tokens.
+
+        `gain`: the sum over the nodes that it would add of P(accepted), less `min_node_probability()` each for
+        their verification.
+        """
+        if self._steps < _FIRST_STEPS or self.draft.count < _FIRST_STEPS:
+            return gain > _FIRST_EXPANSION
+        if self._probing and gain > _FIRST_EXPANSION:
+            self._probing = False  # one pass is enough
+            return True
+        return gain > self.rate * self.draft.seconds(rows)

@@ -1,0 +1,1 @@
+"""How the bundled pair was made: corpus, tokenizer, target, drafter, quantisation, evaluation. See README.md."""

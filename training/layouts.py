@@ -1,0 +1,134 @@
+r"""Token layouts of one training sample: plain text, or fill-in-the-middle with the suffix or the prefix first.
+
+    plain  [<|file_sep|>PATH\n] TEXT <|endoftext|>
+    SPM    [<|file_sep|>PATH\n] <|fim_suffix|>SUFFIX<|fim_prefix|>PREFIX<|fim_middle|>MIDDLE<|endoftext|>
+    PSM    [<|file_sep|>PATH\n] <|fim_prefix|>PREFIX<|fim_suffix|>SUFFIX<|fim_middle|>MIDDLE<|endoftext|>
+
+Prefix, middle and suffix are cut at characters (often inside a word) and encoded separately, so that the model learns
+to finish a word that the user has begun to type. In both orders the middle follows ``<|fim_middle|>``; in SPM order
+typing only appends to the prefix, which keeps a cached prompt valid.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from training.tokenizer import END_OF_TEXT, FILE_SEPARATOR, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class SampleMix:
+    """Shares of the sample kinds; each in [0, 1]."""
+
+    fim: float = 0.5
+    suffix_first: float = 0.6  # of the fill-in-the-middle samples
+    header: float = 0.5  # samples that begin with <|file_sep|>PATH
+    empty_suffix: float = 0.12  # of the fill-in-the-middle samples: the cursor stands at the end of the file
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A text cut at two characters: prefix [0, start), middle [start, end), suffix [end, len)."""
+
+    start: int
+    end: int
+
+
+class Encoder:
+    """Builds token id lists from text with one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.end = _special(tokenizer, END_OF_TEXT)
+        self.prefix = _special(tokenizer, FIM_PREFIX)
+        self.middle = _special(tokenizer, FIM_MIDDLE)
+        self.suffix = _special(tokenizer, FIM_SUFFIX)
+        self.file = _special(tokenizer, FILE_SEPARATOR)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ordinary text."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def header(self, path: str) -> list[int]:
+        """Token ids of the file header."""
+        return [self.file, *self.encode(path + "\n")]
+
+    def prompt(self, prefix: list[int], suffix: list[int], suffix_first: bool) -> list[int]:
+        """Token ids before the middle, ``<|fim_middle|>`` included."""
+        if suffix_first:
+            return [self.suffix, *suffix, self.prefix, *prefix, self.middle]
+        return [self.prefix, *prefix, self.suffix, *suffix, self.middle]
+
+
+def _special(tokenizer: Tokenizer, name: str) -> int:
+    identifier = tokenizer.token_to_id(name)
+    if identifier is None:
+        raise ValueError(f"the tokenizer has no {name}")
+    return identifier
+
+
+def line_end(text: str, position: int, lines: int = 1) -> int:
+    """Offset of the ``lines``-th line end at or after ``position`` (the text's end when there are fewer)."""
+    for _ in range(lines):
+        found = text.find("\n", position)
+        if found < 0:
+            return len(text)
+        position = found + 1
+    return position - 1
+
+
+def block_end(text: str, start: int) -> int:
+    """End of the block that the line holding ``start`` opens: before the first later line of lower indentation."""
+    begin = text.rfind("\n", 0, start) + 1
+    line = text[begin : line_end(text, begin)]
+    indent = len(line) - len(line.lstrip())
+    end = line_end(text, start)
+    while end < len(text):
+        following = text[end + 1 : line_end(text, end + 1)]
+        if following.strip() and len(following) - len(following.lstrip()) < indent:
+            return end
+        end = line_end(text, end + 1)
+    return end
+
+
+def choose_cut(text: str, rng: random.Random) -> Cut:
+    """A cursor and a middle of a size that people accept: rest of a line, some lines, a block, or a random span."""
+    start = rng.randrange(len(text))
+    kind = rng.random()
+    if kind < 0.25:  # at a line's beginning, after its indentation, or at its end
+        begin = text.rfind("\n", 0, start) + 1
+        indent = len(text[begin:]) - len(text[begin:].lstrip(" \t"))
+        start = rng.choice((begin, begin + indent, line_end(text, begin)))
+    style = rng.random()
+    if style < 0.40:
+        end = line_end(text, start)
+        if end == start:
+            end = line_end(text, start, 2)
+    elif style < 0.75:
+        end = line_end(text, start, rng.randint(1, 8))
+    elif style < 0.88:
+        end = block_end(text, start)
+    else:
+        end = start + int(2 ** rng.uniform(0, 9))
+    return Cut(start, min(end, start + 1200, len(text)))
+
+
+def build_sample(encoder: Encoder, path: str, text: str, room: int, rng: random.Random, mix: SampleMix) -> list[int]:
+    """Token ids of one sample, at most ``room`` of them (``room`` >= 64)."""
+    head = encoder.header(path) if rng.random() < mix.header else []
+    room -= len(head)
+    if rng.random() >= mix.fim or len(text) < 40:
+        return head + [*encoder.encode(text), encoder.end][:room]
+    cut = choose_cut(text, rng)
+    prefix, middle = encoder.encode(text[: cut.start]), encoder.encode(text[cut.start : cut.end])
+    suffix = [] if rng.random() < mix.empty_suffix else encoder.encode(text[cut.end :])
+    middle = middle[: room // 2]
+    room -= len(middle) + 4
+    keep_suffix = min(len(suffix), max(room // 3, room - len(prefix)))
+    keep_prefix = min(len(prefix), room - keep_suffix)
+    prefix, suffix = prefix[len(prefix) - keep_prefix :], suffix[:keep_suffix]
+    prompt = encoder.prompt(prefix, suffix, rng.random() < mix.suffix_first)
+    return [*head, *prompt, *middle, encoder.end]

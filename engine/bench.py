@@ -82,8 +82,8 @@ class Completer(Protocol):
         """Stream a completion; see engine.engine.Engine."""
         ...
 
-    def reset(self) -> None:
-        """Forget everything that earlier requests left behind."""
+    def forget(self) -> None:
+        """Empty the caches, so that the next request reads its whole prompt."""
         ...
 
     def logit_gap(self, request: CompletionRequest, tokens: Sequence[int]) -> float:
@@ -94,7 +94,7 @@ class Completer(Protocol):
 def read_cases(path: Path, limit: int | None = None) -> list[Case]:
     """Read a JSON Lines file of cases. Raises TreelineError naming the file, the line and the field."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise TreelineError(f"cannot read the cases {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -171,9 +171,10 @@ def _complete(
     engine: Completer, case: Case, settings: BenchSettings, speculation: bool, cancelled: Callable[[], bool]
 ) -> Outcome:
     request = request_for(case, settings, speculation)
-    engine.reset()
-    if not settings.fresh:
-        _warm_up(engine, request, cancelled)
+    if settings.fresh:
+        engine.forget()
+    else:
+        _read_prompt(engine, request, cancelled)
     began = time.perf_counter()
     chunks = list(engine.complete(request, cancelled))
     milliseconds = 1000 * (time.perf_counter() - began)
@@ -185,9 +186,9 @@ def _complete(
     return Outcome(text, tokens, chunks[-1].finish_reason, stats, milliseconds)
 
 
-def _warm_up(engine: Completer, request: CompletionRequest, cancelled: Callable[[], bool]) -> None:
-    """Read the prompt into the cache, so that what is timed next is decoding."""
-    for _ in engine.complete(replace(request, max_tokens=1, speculation=False), cancelled):
+def _read_prompt(engine: Completer, request: CompletionRequest, cancelled: Callable[[], bool]) -> None:
+    """Bring the prompt into the caches of target and drafter, so that what is timed next is decoding."""
+    for _ in engine.complete(replace(request, max_tokens=2), cancelled):  # a single token would not be drafted
         pass
 
 

@@ -46,6 +46,7 @@ class Figures:
     """
 
     cases: int
+    new_tokens: int
     line_exact_match: float
     accepted_per_pass: float
     tokens_per_second: float
@@ -93,6 +94,7 @@ def figures(results: Sequence[Result]) -> Figures:
     total, total_theirs = _total_rate(ours), _total_rate(theirs)
     return Figures(
         cases=len(results),
+        new_tokens=sum(len(outcome.tokens) for outcome in ours),
         line_exact_match=sum(result.line_matches for result in results) / len(results),
         accepted_per_pass=sum(len(outcome.tokens) for outcome in ours) / max(passes, 1),
         tokens_per_second=_median_rate(ours),

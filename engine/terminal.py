@@ -44,14 +44,14 @@ class Interrupt:
 
 @contextmanager
 def loading_bar() -> Generator[LoadProgress | None]:
-    """A bar for `progress(phase, done, total)` in bytes while a model loads; None where there is no terminal."""
+    """A bar for `progress(phase, done, total)` while a model loads; None where there is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=None)
 

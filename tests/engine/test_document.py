@@ -50,7 +50,7 @@ def test_what_is_out_of_range_says_the_range() -> None:
     ):
         with pytest.raises(TreelineError, match=complaint):
             split_at_line(document, line, column)
-    with pytest.raises(TreelineError, match="--cursor is 11: a.py has offsets 0 to 10"):
+    with pytest.raises(TreelineError, match=r"--cursor is 11: a\.py has offsets 0 to 10"):
         split_at_offset(document, 11)
 
 

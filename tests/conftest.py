@@ -1,0 +1,18 @@
+"""What holds for every test: nothing is fetched from a model hub, and property tests are repeatable."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker threads and forked processes do not mix
+
+# No deadline: how long an example takes depends on what else the machine does. `--hypothesis-profile=explore` draws new
+# examples at each run; the default ones are the same for everybody, so that a failure can be reproduced.
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("repeatable")

@@ -13,8 +13,9 @@ _WINDOW = 9  # latest timings kept per size of pass
 _ASSUMED_ROWS = 32  # with passes of one size only: this many rows are taken to cost as much as the pass itself
 _DECAY = 0.95  # of a step's weight in the running rate, per later step
 _OUTLIER = 4.0  # a step counts for at most this many times the usual time
-_FIRST_STEPS = 4  # steps and passes before measurements are trusted
-_FIRST_NODE, _FIRST_EXPANSION = 0.05, 0.25  # thresholds until then
+_FIRST_NODES = 0.05, 1.0, 0.02, 0.3, 0.1  # thresholds of the first steps: trees of different sizes, to see what a row costs
+_FIRST_EXPANSION = 0.25
+_FIRST_DRAFTS = 4
 _LOWEST_NODE = 1e-4
 _PROBE_EVERY, _PROBE_NODE = 128, 0.3  # steps, and the most that a node has to promise in a probe
 
@@ -91,7 +92,7 @@ class PassCosts:
         """(fixed seconds, seconds per row), neither below 0."""
         if self._line is None:
             # Noise only ever adds: of two times the lower one is the better witness.
-            medians = [sorted(timings)[(len(timings) - 1) // 2] for timings in self._timings.values()]
+            medians = [(*sorted(timings)[(len(timings) - 1) // 2], len(timings)) for timings in self._timings.values()]
             self._line = _fit(medians)
         return self._line
 
@@ -101,15 +102,15 @@ class PassCosts:
         return fixed + per_row * rows
 
 
-def _fit(points: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """(intercept, slope) of the least relative squares through (seconds, rows) points; neither below 0."""
+def _fit(points: Sequence[tuple[float, int, int]]) -> tuple[float, float]:
+    """(intercept, slope) of the least relative squares through (seconds, rows, weight) points; neither below 0."""
     if len(points) == 1:
-        seconds, rows = points[0]
+        seconds, rows, _ = points[0]
         slope = seconds / (rows + _ASSUMED_ROWS)
         return slope * _ASSUMED_ROWS, slope
     w = x = y = xx = xy = 0.0
-    for seconds, rows in points:
-        weight = 1 / (seconds * seconds)
+    for seconds, rows, count in points:
+        weight = count / (seconds * seconds)
         w += weight
         x += weight * rows
         y += weight * seconds
@@ -162,7 +163,7 @@ class AutoBudget:
         """One whole step, from drafting to commit: emitted tokens, wall time. Ignored if its pass was a prefill."""
         if self._prefill or seconds <= 0:
             return
-        if self._steps >= _FIRST_STEPS:
+        if self._steps >= len(_FIRST_NODES):
             seconds = min(seconds, _OUTLIER * self._seconds / self._weight)
         self._tokens = self._tokens * _DECAY + tokens
         self._seconds = self._seconds * _DECAY + seconds
@@ -172,8 +173,8 @@ class AutoBudget:
 
     def min_node_probability(self) -> float:
         """P(accepted) under which a node costs the target pass more than it brings; at 1 or above: verify none."""
-        if self._steps < _FIRST_STEPS or self.target.count < _FIRST_STEPS:
-            return _FIRST_NODE
+        if self._steps < len(_FIRST_NODES):
+            return _FIRST_NODES[self._steps]
         threshold = max(self.rate * self.target.line()[1], _LOWEST_NODE)
         return min(threshold, _PROBE_NODE) if self._probing else threshold
 
@@ -183,7 +184,7 @@ class AutoBudget:
         `gain`: the sum over the nodes that it would add of P(accepted), less `min_node_probability()` each for
         their verification.
         """
-        if self._steps < _FIRST_STEPS or self.draft.count < _FIRST_STEPS:
+        if self._steps < len(_FIRST_NODES) or self.draft.count < _FIRST_DRAFTS:
             return gain > _FIRST_EXPANSION
         if self._probing and gain > _FIRST_EXPANSION:
             self._probing = False  # one pass is enough

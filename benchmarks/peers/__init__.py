@@ -1,0 +1,1 @@
+"""The same weights, the same prompts, interleaved: Treeline, transformers and llama.cpp."""

@@ -1,0 +1,82 @@
+"""Treeline under the measuring protocol: its decoding loop on token ids, as the other libraries are run.
+
+Settings of a job: `speculation` (bool) and `budget` (draft nodes per pass; absent: chosen from measured costs).
+What the engine learns about costs is kept between jobs, as it is in use; the caches start empty every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.peers.protocol import Job, Reply, serve
+from engine import __version__
+from engine.decoding import Decoding, Speculation
+from engine.model.loader import LoadOptions, load_transformer
+from engine.model.transformer import never
+from engine.request import SamplingParams
+from engine.roles import Draft, Target
+from engine.speculation.budget import AutoBudget, FixedBudget
+from engine.speculation.drafter import ModelDrafter
+from engine.speculation.ngram import NgramDrafter
+from engine.tokenizer import Tokenizer
+
+
+class Backend:
+    """The pair, loaded as `treeline complete` loads it."""
+
+    def __init__(self, target: Path, drafter: Path | None) -> None:
+        """Load the checkpoints; `drafter` None drafts from n-grams alone."""
+        self._tokenizer = Tokenizer.load(target)
+        self._target = Target(load_transformer(target, LoadOptions()))
+        self._drafter = (
+            ModelDrafter(Draft(load_transformer(drafter, LoadOptions(pack_dense=True)))) if drafter else None
+        )
+        self._budget = AutoBudget()
+
+    def complete(self, job: Job) -> Reply:
+        """Step the decoding until `max_tokens` are out; end tokens are tokens like any other."""
+        self._empty_caches()
+        began = time.perf_counter()
+        decoding = Decoding(self._target, self._tokenizer, job.prompt, SamplingParams(), self._speculation(job))
+        tokens: list[int] = []
+        first_count, first = 0, 0.0
+        while len(tokens) < job.max_tokens:
+            tokens += decoding.step(job.max_tokens - len(tokens), never)
+            if first_count == 0:
+                first_count, first = len(tokens), time.perf_counter() - began
+        total = time.perf_counter() - began
+        kept = tuple(tokens[: job.max_tokens])
+        return Reply(kept, min(first_count, job.max_tokens), first, total, decoding.counters.target_passes)
+
+    def _speculation(self, job: Job) -> Speculation | None:
+        if not job.settings["speculation"]:
+            return None
+        nodes = job.settings.get("budget")
+        # n-grams of their own for each job: nothing may be copied from an earlier answer to the same prompt
+        return Speculation(self._drafter, NgramDrafter(), FixedBudget(int(nodes)) if nodes else self._budget)
+
+    def _empty_caches(self) -> None:
+        self._target.reset([0])
+        if self._drafter:
+            self._drafter.reset([0])
+
+
+def main() -> None:
+    """Worker process."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--threads", type=int, required=True, help="CPU threads")
+    parser.add_argument("--target", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--drafter", type=Path, help="checkpoint folder; none: n-grams alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    backend = Backend(arguments.target, arguments.drafter)
+    serve({"treeline": __version__, "python": platform.python_version(), "torch": torch.__version__}, backend.complete)
+
+
+if __name__ == "__main__":
+    main()

@@ -64,8 +64,7 @@ def treeline(
         typer.echo(f"treeline {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(USAGE)
+        options.refuse_without_command(context)
 
 
 @app.command(epilog=_EXAMPLES)
@@ -206,13 +205,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # typer and rich turn the former into the latter, and nothing else
         abandon_stdout()  # the reader has all that it wanted
         return DONE
     except _USAGE_ERROR as error:
         return _complain(_usage_line(error), USAGE)
     except TreelineError as error:
         return _complain(str(error), FAILED)
+    except OSError as error:  # a full disk, a folder that may not be written
+        abandon_stdout()
+        return _complain(f"the system refused: {error}", FAILED)
     except MemoryError:
         return _complain("out of memory: close other programs or choose a smaller model", FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort: no user should meet a traceback

@@ -25,8 +25,7 @@ app = typer.Typer(no_args_is_help=False, help="Measure the engine. Progress goes
 def bench(context: typer.Context) -> None:
     """Measure the engine."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(2)
+        options.refuse_without_command(context)
 
 
 _EXAMPLES = """

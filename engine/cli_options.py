@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,6 +120,13 @@ def make_config(options: Mapping[str, str | None], file: Path | None) -> EngineC
             except ValueError as error:
                 raise typer.BadParameter(str(error), param_hint=option_name(key)) from None
     return load_config(overrides, file, os.environ)
+
+
+def refuse_without_command(context: typer.Context) -> None:
+    """Show a group's help on standard error and exit as for wrong usage."""
+    with redirect_stdout(sys.stderr):
+        typer.echo(context.get_help())  # rich prints it at once, plain click returns it
+    raise typer.Exit(2)
 
 
 def bad_option(error: TreelineError) -> typer.BadParameter:

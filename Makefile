@@ -43,8 +43,11 @@ format: $(VENV)/.dev ## format the code and apply safe lint fixes
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(VENV)/.dev ## decode the recorded cases speculatively and one by one, and compare
-	@$(BIN)/treeline bench decode --cases benchmarks/cases.jsonl $(ARGS)
+bench: runs/cases.jsonl ## decode unseen code speculatively and one by one, and compare
+	@$(BIN)/treeline bench decode --cases $< $(ARGS)
+
+runs/cases.jsonl: benchmarks/make_cases.py training/manifest.json | $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.make_cases --output $@
 
 package: $(VENV)/.dev ## build the wheel and the source distribution into dist/
 	@$(BIN)/python -m hatchling build

@@ -1,0 +1,78 @@
+// Teams of threads: a spinning barrier, work ranges, and buffers that live as long as their thread.
+#pragma once
+#include <omp.h>
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "simd.h"
+
+namespace tl {
+
+// Cheaper than the OpenMP runtime's barrier for the microsecond phases of small models; yields when a core is taken away.
+class Barrier {
+   public:
+    void wait(int team) {
+        if (team == 1) return;
+        const uint32_t phase = phase_.load(std::memory_order_relaxed);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == team - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            phase_.store(phase + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
+            if (spins < 4096) {
+                _mm_pause();
+            } else {
+                sched_yield();
+            }
+        }
+    }
+
+   private:
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<uint32_t> phase_{0};
+};
+
+struct Range {
+    int64_t begin, end;
+};
+
+// The part of [0, count) that thread `rank` of `team` handles.
+TL_INLINE Range share(int64_t count, int rank, int team) { return {count * rank / team, count * (rank + 1) / team}; }
+
+// A bump allocator whose memory is kept for the next call.
+class Arena {
+   public:
+    ~Arena() { std::free(base_); }
+    void reserve(size_t bytes) {
+        used_ = 0;
+        if (bytes <= capacity_) return;
+        std::free(base_);
+        capacity_ = (bytes + 4095) & ~size_t{4095};
+        base_ = static_cast<char*>(std::aligned_alloc(4096, capacity_));
+        if (base_ == nullptr) {
+            capacity_ = 0;
+            throw std::bad_alloc();
+        }
+    }
+    template <typename T>
+    T* take(int64_t count) {
+        T* taken = reinterpret_cast<T*>(base_ + used_);
+        used_ += bytes_for<T>(count);
+        return taken;
+    }
+    template <typename T>
+    static size_t bytes_for(int64_t count) {
+        return (static_cast<size_t>(count) * sizeof(T) + 63) & ~size_t{63};
+    }
+
+   private:
+    char* base_ = nullptr;
+    size_t capacity_ = 0, used_ = 0;
+};
+
+}  // namespace tl

@@ -1,0 +1,160 @@
+"""The compiled kernels behind ctypes: loading, argument types, and whether they can be used here."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from ctypes import POINTER, c_double, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from engine.errors import TreelineError
+from engine.kernels.build import BuildError, build
+
+Backend = Literal["native", "torch", "reference"]
+VERSION = 1  # of the C interface, equal to tl_version()
+
+logger = logging.getLogger(__name__)
+
+
+class LinearStruct(ctypes.Structure):
+    """`tl::Linear` (csrc/gemm.h)."""
+
+    _fields_ = (
+        ("blocks", c_void_p),
+        ("bias", c_void_p),
+        ("in_features", c_int64),
+        ("out_features", c_int64),
+        ("group", c_int64),
+        ("bits", c_int64),
+    )
+
+
+class StepStruct(ctypes.Structure):
+    """`tl::Step` (csrc/attention.h)."""
+
+    _fields_ = (
+        ("past", c_int64),
+        ("first", c_int64),
+        ("count", c_int64),
+        ("parents", c_void_p),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+    )
+
+
+class LayerStruct(ctypes.Structure):
+    """`tl::Layer` (csrc/layer.h)."""
+
+    _fields_ = (
+        ("qkv", LinearStruct),
+        ("output", LinearStruct),
+        ("gate_up", LinearStruct),
+        ("down", LinearStruct),
+        ("input_norm", c_void_p),
+        ("post_norm", c_void_p),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("hidden", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("intermediate", c_int64),
+        ("eps", c_double),
+    )
+
+
+SIGNATURES: dict[str, tuple[object, ...]] = {
+    "tl_version": (),
+    "tl_vector_bytes": (),
+    "tl_has_vnni": (),
+    "tl_block_bytes": (POINTER(LinearStruct),),
+    "tl_pack_awq": (POINTER(LinearStruct), c_void_p, c_void_p, c_void_p, c_void_p, c_int64),
+    "tl_pack_dense": (POINTER(LinearStruct), c_void_p, c_void_p, c_int64, c_int64),
+    "tl_dequantize": (POINTER(LinearStruct), c_void_p, c_int64),
+    "tl_linear": (c_void_p, c_void_p, c_int64, c_void_p, c_double, c_void_p, c_int64),
+    "tl_layer": (c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64),
+    "tl_top_logprobs": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
+}
+RETURNING = ("tl_version", "tl_vector_bytes", "tl_has_vnni", "tl_block_bytes")
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load a compiled library; OSError or AttributeError if it is not one of ours."""
+    # torch is imported above: its OpenMP runtime must be in the process first, so that there is only one.
+    library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    for name, arguments in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes = list(arguments)
+        function.restype = c_int64 if name in RETURNING else None
+    if library.tl_version() != VERSION:
+        raise OSError(f"{path.name} has interface version {library.tl_version()}, not {VERSION}")
+    return library
+
+
+def load(march: str = "native") -> ctypes.CDLL:
+    """Compile if needed and load. A library that does not load (a damaged cache) is compiled again once.
+
+    Raises BuildError.
+    """
+    path = build(march)
+    try:
+        return open_library(path)
+    except (OSError, AttributeError):
+        path = build(march, fresh=True)
+    try:
+        return open_library(path)
+    except (OSError, AttributeError) as error:
+        raise BuildError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels for this CPU, or None (said once in the log) where they cannot be had.
+
+    `TREELINE_KERNELS_MARCH` overrides the instruction set (tests run the AVX2 kernels on any machine with it).
+    """
+    try:
+        return load(os.environ.get("TREELINE_KERNELS_MARCH", "native"))
+    except BuildError as error:
+        logger.warning("CPU kernels unavailable, using torch's (slower): %s", error)
+        return None
+
+
+def backend() -> Backend:
+    """Which implementation new layers use: native where it works, else torch. `TREELINE_KERNELS` overrides.
+
+    Raises TreelineError for an unknown override, or for `native` where the kernels cannot be had.
+    """
+    chosen = os.environ.get("TREELINE_KERNELS", "")
+    if chosen in ("torch", "reference"):
+        return cast("Backend", chosen)
+    if chosen not in ("", "native"):
+        raise TreelineError(f"TREELINE_KERNELS is {chosen!r}: it must be native, torch or reference")
+    if library() is not None:
+        return "native"
+    if chosen == "native":
+        raise TreelineError("TREELINE_KERNELS is native, but the kernels could not be compiled (see the log)")
+    return "torch"
+
+
+def available() -> bool:
+    """Whether the native kernels are in use."""
+    return backend() == "native"
+
+
+def required() -> ctypes.CDLL:
+    """The compiled kernels; TreelineError where there are none."""
+    loaded = library()
+    if loaded is None:
+        raise TreelineError("the native CPU kernels are not available on this machine: install a C++ compiler")
+    return loaded
+
+
+def threads() -> int:
+    """Threads per call: torch's, so that `torch.set_num_threads` governs all of the engine."""
+    return torch.get_num_threads()

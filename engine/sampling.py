@@ -92,7 +92,7 @@ class Sampler:
             scaled = (scores - scores.max()) / np.float32(self.params.temperature)
         ids: NDArray[np.intp] | None = None
         if 0 < self.params.top_k < len(scaled):
-            kth = torch.topk(torch.from_numpy(scaled), self.params.top_k).values[-1].item()
+            kth = torch.topk(torch.as_tensor(scaled), self.params.top_k).values[-1].item()
             ids = np.flatnonzero(scaled >= kth)
             scaled = scaled[ids]
         if self.params.top_p < 1:
@@ -121,8 +121,8 @@ def _nucleus(scaled: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
     candidates = np.flatnonzero(weights > removable / len(weights))
     ascending = np.sort(weights[candidates])
     removed = weights.sum() - ascending.sum()
-    first = np.searchsorted(removed + np.cumsum(ascending), removable, side="right")
-    edge = ascending[min(int(first), len(ascending) - 1)]
+    first = int((removed + ascending.cumsum()).searchsorted(removable, side="right"))
+    edge = ascending[min(first, len(ascending) - 1)]
     return candidates[weights[candidates] >= edge]
 
 

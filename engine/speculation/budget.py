@@ -13,7 +13,8 @@ _WINDOW = 9  # latest timings kept per size of pass
 _ASSUMED_ROWS = 32  # with passes of one size only: this many rows are taken to cost as much as the pass itself
 _DECAY = 0.95  # of a step's weight in the running rate, per later step
 _OUTLIER = 4.0  # a step counts for at most this many times the usual time
-_FIRST_NODES = 0.05, 1.0, 0.02, 0.3, 0.1  # thresholds of the first steps: trees of different sizes, to see what a row costs
+# Thresholds of the first steps, which make trees of different sizes to see what a row costs, and of draft passes then.
+_FIRST_NODES = 0.05, 1.0, 0.02, 0.3, 0.1
 _FIRST_EXPANSION = 0.25
 _FIRST_DRAFTS = 4
 _LOWEST_NODE = 1e-4
@@ -30,7 +31,7 @@ class StaticTree:
 
 
 def expected_tokens(acceptance: Sequence[float], max_nodes: int, max_depth: int) -> NDArray[np.float64]:
-    """F `[max_depth + 1, max_nodes + 1]`: expected tokens per pass of the best tree of n nodes and d levels below the root.
+    """F `[max_depth + 1, max_nodes + 1]`: expected tokens per pass of the best tree of n nodes and d draft levels.
 
     `acceptance[i]`: P(the i-th child of an accepted node is the accepted one). Sequoia's dynamic programme (Chen et al.
     2024, section 3): F(1, d) = 1, F(n, d) = 1 + max over n_1 + ... + n_k = n - 1 of sum acceptance[i] F(n_i, d - 1).

@@ -1,4 +1,4 @@
-"""Prompt lookup: draft what followed the last tokens when they occurred before (Saxena 2023, "prompt lookup decoding")."""
+"""Prompt lookup (Saxena 2023): draft what followed the last tokens when they occurred before."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class NgramDrafter:
                     break
                 parent = tree.add(parent, token, score)
                 kept += 1
-            # One token more than was proposed: what it turns out to be is evidence too, and lets a low estimate recover.
+            # One token more than was proposed: it is evidence too, and lets an estimate recover that fell too low.
             self._proposals.append(_Proposal(path, chain[: kept + 1], match))
             proposed += kept
         return proposed

@@ -80,6 +80,7 @@ def _accept(drawn: Sequence[int], draft: Probabilities, target: Probabilities, r
 
 
 def _sample(probabilities: Probabilities, rng: np.random.Generator) -> int:
-    cumulative = np.cumsum(probabilities)
-    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    cumulative = probabilities.cumsum()
+    point = rng.random() * float(cumulative[-1])
+    index = int(cumulative.searchsorted(point, side="right"))
     return min(index, len(probabilities) - 1)

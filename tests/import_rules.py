@@ -6,6 +6,7 @@ Imports in functions and under TYPE_CHECKING count as much as those at the top: 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,16 +31,18 @@ REACHABLE_ALL_THE_SAME = {("engine.request", "engine.errors")}
 # The command line and the terminal: everything else in the engine runs where neither typer nor rich is installed.
 SHELL = ("engine.__main__", "engine.cli", "engine.cli_bench", "engine.cli_options", "engine.terminal")
 CORE_THIRD_PARTY = {"torch", "numpy", "safetensors", "tokenizers", "triton"}
-CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub"}  # slow to import: inside functions only
+CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2"}  # slow to import: inside functions only
 STANDARD_LIBRARY_ONLY = ("engine", "engine.errors", "engine.request")
 LANGUAGE_SERVER_MAY_USE = "engine.request"
 
 MAY_NAME_CUDA = ("engine.kernels", "engine.offload")
-# The value of a setting that a user writes is not a use of the device. Each entry is a whole string of that module.
-CUDA_STRINGS = {
-    "engine.config": {"cuda"},
-    "engine.cli_options": {"cpu|cuda"},
+# Modules whose strings may hold the bare word, because it is not the device that they mean by it.
+CUDA_AS_A_WORD = {
+    "engine.config": "a value that the user may set",
+    "engine.cli_options": "the same value, in the help",
+    "engine.comments": "the programming language",
 }
+_BARE_WORD = re.compile(r"(?<![\w:.-])cuda(?![\w:.])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,9 @@ def stale_exceptions(root: Path) -> list[str]:
     """List the exceptions above that no code needs any more."""
     modules = {module.name: module for module in _modules(root)}
     stale = [f"{name} is listed as part of the shell but does not exist" for name in SHELL if name not in modules]
-    for name, allowed in CUDA_STRINGS.items():
-        used = {text for text, _ in _named(modules[name].tree)} if name in modules else set[str]()
-        stale += [f"{name} no longer says {text!r}" for text in sorted(allowed - used)]
+    for name in CUDA_AS_A_WORD:
+        if name not in modules or not any(_BARE_WORD.search(text) for text, _, _ in _named(modules[name].tree)):
+            stale.append(f"{name} does not say cuda")
     return stale
 
 
@@ -191,23 +194,24 @@ def _cuda(modules: dict[str, Module]) -> Iterator[str]:
     for name, module in modules.items():
         if any(_within(name, package) for package in MAY_NAME_CUDA):
             continue
-        for text, line in _named(module.tree):
-            if "cuda" in text.lower() and text not in CUDA_STRINGS.get(name, ()):
+        for text, line, is_string in _named(module.tree):
+            rest = _BARE_WORD.sub("", text) if is_string and name in CUDA_AS_A_WORD else text
+            if "cuda" in rest.lower():
                 yield f"{name}:{line} names CUDA ({text[:40]!r}): only engine.kernels and engine.offload may"
 
 
-def _named(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """All names, attributes and strings of a module, but not what docstrings say."""
+def _named(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
+    """Names, attributes and strings of a module, less its docstrings: text, line, whether it is a string."""
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            yield node.id, node.lineno
+            yield node.id, node.lineno, False
         elif isinstance(node, ast.Attribute):
-            yield node.attr, node.lineno
+            yield node.attr, node.lineno, False
         elif isinstance(node, ast.alias):
-            yield node.name, node.lineno
+            yield node.name, node.lineno, False
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            yield node.value, node.lineno
+            yield node.value, node.lineno, True
 
 
 def _within(name: str, package: str) -> bool:

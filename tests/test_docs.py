@@ -1,0 +1,62 @@
+"""What the documentation names exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig
+from engine.request import CompletionStats
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def section(page: str, heading: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.split(r"^## ", text.split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def first_column(text: str) -> list[str]:
+    return re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE)
+
+
+def test_quick_start_is_two_commands_that_make_knows() -> None:
+    block = section("README.md", "Quick start").split("```")[1]
+    commands = block.split("\n")[1:-1]
+    assert commands == ["make complete", "make test"]
+    for command in commands:
+        subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_the_list_of_modules_is_complete() -> None:
+    text = section("docs/architecture.md", "Modules").split("```")[1]
+    named = set(re.findall(r"\w+\.py\b", text))
+    there = {
+        path.name
+        for folder in ("engine", "engine/speculation", "engine/model")
+        for path in (ROOT / folder).glob("*.py")
+    }
+    assert there - named == {"__init__.py", "__main__.py"}
+    assert named - {path.name for path in (ROOT / "engine").rglob("*.py")} == set()
+
+
+def test_every_statistic_is_explained() -> None:
+    assert first_column(section("docs/architecture.md", "Statistics")) == [
+        field.name for field in fields(CompletionStats)
+    ]
+
+
+def test_every_setting_is_explained() -> None:
+    assert first_column(section("docs/usage.md", "Settings")) == [field.name for field in fields(EngineConfig)]

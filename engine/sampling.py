@@ -89,7 +89,7 @@ class Sampler:
         Log-weights are relative to the best token's, which is 0, so that no temperature overflows.
         """
         with np.errstate(over="ignore"):
-            scaled = (scores - scores.max()) / np.float32(self.params.temperature)
+            scaled = (scores - scores.max()) / np.float32(max(self.params.temperature, 1e-30))
         ids: NDArray[np.intp] | None = None
         if 0 < self.params.top_k < len(scaled):
             kth = torch.topk(torch.as_tensor(scaled), self.params.top_k).values[-1].item()

@@ -39,11 +39,13 @@ class StopRules:
 
     `strings`: the text ends before the first of them. `end_of_line`: it ends before the first line break.
     `min_indent`: it ends before the first later line that is indented by fewer columns (blank lines do not count).
+    `ignore_end_tokens`: the model's own end tokens do not end it (for benchmarks).
     """
 
     strings: tuple[str, ...] = ()
     end_of_line: bool = False
     min_indent: int | None = None
+    ignore_end_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,10 +84,9 @@ class LinearLoader:
         groups, columns = in_features // awq.group_size, out_features // 8
         qweight = self.checkpoint.tensor(f"{name}.qweight", [in_features, columns], (torch.int32,))
         scales = self.checkpoint.tensor(f"{name}.scales", [groups, out_features], (torch.float16, torch.bfloat16))
+        qzeros = None
         if awq.zero_point or self.checkpoint.has(f"{name}.qzeros"):
             qzeros = self.checkpoint.tensor(f"{name}.qzeros", [groups, columns], (torch.int32,))
-        else:
-            qzeros = torch.full([groups, columns], -0x77777778, dtype=torch.int32)  # every nibble 8: symmetric
         if self.packed:
             return cpu.PackedLinear.from_awq(qweight, qzeros, scales, awq.group_size, bias)
-        return Linear(self.cast(reference.dequantize_awq(qweight, qzeros, scales, awq.group_size)), bias)
+        return Linear(self.cast(reference.dequantize_awq(qweight, qzeros, scales)), bias)

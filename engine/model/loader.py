@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from engine.kernels import cpu
 from engine.model.config import ModelConfig
 from engine.model.linear import LinearLoader
-from engine.model.transformer import DecoderLayer, Layer, Transformer, rope_table
+from engine.model.transformer import DecoderLayer, FusedLayer, Layer, Transformer, rope_table
 from engine.model.weights import Checkpoint
 
 Progress = Callable[[int, int], None]  # layers done, layers in all
@@ -62,7 +63,7 @@ def _layer(loader: LinearLoader, index: int) -> Layer:
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
-    return DecoderLayer(
+    layer = DecoderLayer(
         config=config,
         input_layernorm=loader.dense(f"{name}.input_layernorm.weight", [hidden]),
         q_proj=loader.load(f"{attention}.q_proj", queries, hidden, config.qkv_bias),
@@ -74,3 +75,33 @@ def _layer(loader: LinearLoader, index: int) -> Layer:
         up_proj=loader.load(f"{mlp}.up_proj", middle, hidden, config.mlp_bias),
         down_proj=loader.load(f"{mlp}.down_proj", hidden, middle, config.mlp_bias),
     )
+    return _fused(layer) or layer
+
+
+def _fused(layer: DecoderLayer) -> FusedLayer | None:
+    """Return the layer as one native call, where the kernels are there and its weights are packed alike."""
+    projections = (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj, layer.gate_proj, layer.up_proj, layer.down_proj)
+    packed = [projection for projection in projections if isinstance(projection, cpu.PackedLinear)]
+    if len(packed) < len(projections) or not cpu.available():
+        return None
+    query, key, value, output, gate, up, down = packed
+    if len({(part.bits, part.group_size) for part in (query, key, value)}) > 1 or gate.bits != up.bits:
+        return None
+    config = layer.config
+    shape = cpu.LayerShape(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.intermediate_size,
+        config.rms_norm_eps,
+    )
+    weights = cpu.LayerWeights(
+        qkv=cpu.PackedLinear.concat([query, key, value]),
+        output=output,
+        gate_up=cpu.PackedLinear.concat([gate, up]),
+        down=down,
+        input_norm=layer.input_layernorm,
+        post_attention_norm=layer.post_attention_layernorm,
+    )
+    return FusedLayer(cpu.NativeLayer(shape, weights)) if cpu.NativeLayer.fits(shape, weights) else None

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.errors import Cancelled, TreelineError
+from engine.kernels import cpu
 from engine.model.config import ModelConfig
 from engine.model.kv_cache import KVCache
 from engine.model.linear import Projection
@@ -28,19 +29,19 @@ def never() -> bool:
 
 @dataclass(slots=True)
 class Step:
-    """What the layers of one pass share. `parents` int32 [first + count]: all uncommitted rows, the new ones last.
+    """What the layers of one pass share: `count` new rows behind `first` uncommitted and `past` committed ones.
 
-    `cos`, `sin`: float32 [count, head_dim / 2] of the new rows. `past`: committed positions.
+    `cos`, `sin`: float32 [count, head_dim / 2], the rotations of the new rows.
     """
 
     past: int
     first: int
     count: int
-    parents: Tensor
     cos: Tensor
     sin: Tensor
     cache: KVCache
     _mask: Tensor | None = None
+    _native: cpu.Step | None = None
 
     def mask(self) -> Tensor:
         """Which slots each new row sees: bool [count, past + first + count]; built once, on the cache's device."""
@@ -50,12 +51,22 @@ class Step:
             self._mask = mask.to(self.cache.data.device)
         return self._mask
 
+    def native(self) -> cpu.Step:
+        """Return the same for the native kernels, which need no mask."""
+        if self._native is None:
+            parents = torch.tensor(self.cache.parents, dtype=torch.int32)
+            self._native = cpu.Step(self.past, self.first, self.count, parents, self.cos, self.sin)
+        return self._native
+
 
 class Layer(Protocol):
-    """A decoder layer: plain torch (DecoderLayer) or one native call."""
+    """A decoder layer: DecoderLayer in plain torch, or FusedLayer in one native call."""
 
     def __call__(self, hidden: Tensor, step: Step, cache: Tensor) -> Tensor:
-        """Map hidden [count, hidden_size]; `cache` is the layer's part of the KV cache [2, kv_heads, capacity, head_dim]."""
+        """Map hidden [count, hidden_size], which may be overwritten.
+
+        `cache`: the layer's part of the KV cache [2, kv_heads, capacity, head_dim].
+        """
         ...
 
 
@@ -97,6 +108,18 @@ class DecoderLayer:
         return self.o_proj(mixed.view(kv_heads, group, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1))
 
 
+@dataclass(frozen=True, slots=True)
+class FusedLayer:
+    """The same in one call of the CPU's native kernels, for packed weights."""
+
+    layer: cpu.NativeLayer
+
+    def __call__(self, hidden: Tensor, step: Step, cache: Tensor) -> Tensor:
+        """See Layer."""
+        self.layer(hidden, step.native(), cache[0], cache[1])
+        return hidden
+
+
 @dataclass(slots=True)
 class Transformer:
     """Embedding, layers, final norm and output projection of one checkpoint. Target and drafter are both of this class."""
@@ -133,18 +156,20 @@ class Transformer:
                 cache.discard()
                 raise Cancelled
             hidden = layer(hidden, step, cache.data[index])
-        last = rms_norm(hidden[wanted], self.norm, self.config.rms_norm_eps)
-        return self.head(last).float()
+        hidden = hidden[wanted]
+        if isinstance(self.head, cpu.PackedLinear):
+            return self.head(hidden, self.norm, self.config.rms_norm_eps)
+        return self.head(rms_norm(hidden, self.norm, self.config.rms_norm_eps)).float()
 
     def _step(self, parents: Sequence[int], cache: KVCache) -> Step:
         first = cache.append(parents)
-        positions = torch.tensor(cache.depths[first:]) + cache.length
-        if len(positions) and int(positions.max()) >= self.rope.shape[1]:
+        depths = cache.depths[first:]
+        if depths and cache.length + max(depths) >= self.rope.shape[1]:
             cache.discard()
             raise TreelineError(f"the model's context ends at {self.rope.shape[1]} tokens: ask for fewer tokens")
-        cos, sin = self.rope[:, positions.to(self.rope.device)]
-        all_parents = torch.tensor(cache.parents, dtype=torch.int32)
-        return Step(cache.length, first, len(parents), all_parents, cos, sin, cache)
+        positions = torch.tensor(depths, dtype=torch.int64, device=self.rope.device) + cache.length
+        cos, sin = self.rope[:, positions]
+        return Step(cache.length, first, len(parents), cos, sin, cache)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

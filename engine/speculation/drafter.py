@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,12 +46,7 @@ class DraftModel(Protocol):
 
 
 class GrowthPolicy(Protocol):
-    """What growing a tree may cost: a fixed number of nodes, or what measured times make worthwhile."""
-
-    @property
-    def nodes(self) -> int:
-        """Most nodes that the tree may have, without its root."""
-        ...
+    """What growing a tree may cost: AutoBudget goes by measured times, AnyCost by nothing."""
 
     def min_node_probability(self) -> float:
         """Probability of acceptance under which a node is not worth its place in the target's pass."""
@@ -59,6 +55,31 @@ class GrowthPolicy(Protocol):
     def expand(self, gain: float, rows: int) -> bool:
         """Tell whether a drafter pass over `rows` nodes, likely to add `gain` accepted tokens, is worth its time."""
         ...
+
+    def record_draft(self, rows: int, seconds: float) -> None:
+        """Learn what a drafter pass took."""
+        ...
+
+
+class AnyCost:
+    """The policy of a tree that has a given size, whatever it costs."""
+
+    def min_node_probability(self) -> float:
+        """Any node may enter."""
+        return 0.0
+
+    def expand(self, gain: float, rows: int) -> bool:
+        """Any pass that adds nodes may be run."""
+        return gain > 0 and rows > 0
+
+    def record_draft(self, rows: int, seconds: float) -> None:
+        """Times change nothing."""
+
+    def record_target(self, rows: int, seconds: float) -> None:
+        """Times change nothing."""
+
+    def record_step(self, tokens: int, seconds: float) -> None:
+        """Times change nothing."""
 
 
 class ModelDrafter:
@@ -86,27 +107,29 @@ class ModelDrafter:
         tree: TokenTree,
         tokens: Sequence[int],
         policy: GrowthPolicy,
+        nodes: int,
         max_depth: int,
         allowed: Callable[[int], bool] | None = None,
     ) -> None:
-        """Add likely continuations of `tokens`, whose last one is the root of `tree`.
+        """Add likely continuations of `tokens`, whose last one is the root of `tree`: the best `nodes`, as policy allows.
 
         `tokens` must extend those of the last `reset` or `accept`. `allowed` filters the root's children. Nodes that
-        other sources put into the tree are expanded like its own.
+        other sources put into the tree are expanded like its own. The tree may end up larger: prune it.
         """
         if max_depth < 1 or not policy.expand(1.0, 1):
             return
         self._chain = list(tokens[len(self._cached) :])
         self._rows.clear()
         root_row = len(self._chain) - 1
-        branches = self._model.branch(self._chain, range(-1, root_row), 1, BRANCHES if allowed is None else 8 * BRANCHES)
+        count = BRANCHES if allowed is None else 8 * BRANCHES
+        branches = self._timed(policy, self._chain, range(-1, root_row), 1, count)
         rows = {0: root_row}
-        frontier = _Frontier(tree, policy, max_depth)
+        frontier = _Frontier(tree, policy, nodes, max_depth)
         frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
         while batch := frontier.next_batch():
             parents = [rows[tree.parents[node]] for node in batch]
             drafted = [tree.tokens[node] for node in batch]
-            branches = self._model.branch(drafted, parents, len(batch), BRANCHES)
+            branches = self._timed(policy, drafted, parents, len(batch), BRANCHES)
             for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
                 rows[node] = self._rows[parent, tree.tokens[node]] = branches.first + offset
                 frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
@@ -134,6 +157,14 @@ class ModelDrafter:
         """Forget the tree that was being grown."""
         self._forget(len(self._cached))
 
+    def _timed(
+        self, policy: GrowthPolicy, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int
+    ) -> Branches:
+        started = time.perf_counter()
+        branches = self._model.branch(tokens, parents, wanted, count)
+        policy.record_draft(len(tokens), time.perf_counter() - started)
+        return branches
+
     def _forget(self, length: int) -> None:
         self._model.truncate(length)
         del self._cached[length:]
@@ -144,9 +175,10 @@ class ModelDrafter:
 class _Frontier:
     """The unexpanded nodes of a growing tree, and the score that a new node has to beat."""
 
-    def __init__(self, tree: TokenTree, policy: GrowthPolicy, max_depth: int) -> None:
+    def __init__(self, tree: TokenTree, policy: GrowthPolicy, nodes: int, max_depth: int) -> None:
         self._tree = tree
         self._policy = policy
+        self._nodes = nodes
         self._max_depth = max_depth
         self._floor = math.log(max(policy.min_node_probability(), 1e-30))
         self._queue: list[tuple[float, int]] = []
@@ -154,8 +186,8 @@ class _Frontier:
 
     def cutoff(self) -> float:
         """Score that a node must exceed to be among the best of the tree."""
-        full = len(self._ranked) >= self._policy.nodes
-        return max(self._floor, -self._ranked[self._policy.nodes - 1]) if full else self._floor
+        full = len(self._ranked) >= self._nodes
+        return max(self._floor, -self._ranked[self._nodes - 1]) if full else self._floor
 
     def add_children(
         self,

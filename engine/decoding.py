@@ -1,0 +1,157 @@
+"""One completion in progress: draft a tree, check it in one pass of the target, commit what the target agrees with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.errors import Cancelled
+from engine.request import SamplingParams
+from engine.roles import Target
+from engine.sampling import Sampler
+from engine.speculation.budget import AutoBudget
+from engine.speculation.drafter import AnyCost, ModelDrafter
+from engine.speculation.ngram import NgramDrafter
+from engine.speculation.tree import TokenTree
+from engine.speculation.verifier import verify
+from engine.tokenizer import Tokenizer
+
+MAX_DEPTH = 32  # of a tree
+USUAL_ROWS = 8  # a pass with more rows of prompt than this says nothing about the cost of checking a tree
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a completion has cost so far. `target_passes` are those that chose tokens; `chosen` the tokens they chose."""
+
+    target_passes: int = 0
+    drafted_tokens: int = 0
+    chosen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Where guesses come from, and how many of them are checked in a pass: at most `nodes`, fewer as `policy` says.
+
+    `drafter` None: from n-grams alone.
+    """
+
+    drafter: ModelDrafter | None
+    ngrams: NgramDrafter
+    policy: AutoBudget | AnyCost
+    nodes: int
+
+
+class Decoding:
+    """The state of one completion; the caller owns the loop and calls `step` for as long as it wants more."""
+
+    def __init__(
+        self,
+        target: Target,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        speculation: Speculation | None,
+        required: bytes = b"",
+    ) -> None:
+        """Continue `prompt`, at least one token. The output begins with the bytes `required` (token healing).
+
+        Without `speculation` every pass yields one token; the tokens are the same.
+        """
+        self.tokens = list(prompt)
+        self.counters = Counters()
+        self._target = target
+        self._tokenizer = tokenizer
+        self._speculation = speculation
+        self._sampler = Sampler(sampling)
+        self._greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
+        self._required = required
+        self.cached_tokens = target.reset(self.tokens)
+        if speculation:
+            control = tokenizer.control_ids
+            speculation.ngrams.reset([token for token in self.tokens if token not in control])
+            if speculation.drafter:
+                speculation.drafter.reset(self.tokens)
+
+    def step(self, most: int, cancelled: Callable[[], bool]) -> list[int]:
+        """Return the next tokens: at least one, of which `most` are of use.
+
+        Raises Cancelled when `cancelled()` turned true; what was committed before stays, nothing else does.
+        """
+        started = time.perf_counter()
+        self._target.prefill(self.tokens, cancelled)
+        tree = self._draft(most)
+        pending = self.tokens[self._target.cache.length :]
+        chain = len(pending) - 1
+        parents = [*range(-1, chain), *(chain + parent for parent in tree.parents[1:])]
+        before_pass = time.perf_counter()
+        try:
+            logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
+        except Cancelled:
+            if self._speculation and self._speculation.drafter:
+                self._speculation.drafter.abandon()
+            raise
+        pass_seconds = time.perf_counter() - before_pass
+        verdict = verify(tree, self._chooser(logits))
+        rows = [*range(chain + 1), *(chain + node for node in verdict.nodes)]
+        self._target.commit(rows, pending + verdict.tokens[:-1])
+        self._accept(tree, verdict.tokens)
+        if self._speculation and chain < USUAL_ROWS:
+            self._speculation.policy.record_target(len(parents), pass_seconds)
+            self._speculation.policy.record_step(len(verdict.tokens), time.perf_counter() - started)
+        return verdict.tokens
+
+    def _draft(self, most: int) -> TokenTree:
+        """Return a tree that hangs off the last token; the root alone without speculation."""
+        tree = TokenTree(self.tokens[-1])
+        speculation = self._speculation
+        depth = min(most - 1, MAX_DEPTH, self._target.context - len(self.tokens))
+        if not speculation or depth < 1:
+            return tree
+        policy = speculation.policy
+        allowed = None
+        if owed := self._owed(()):
+            allowed = set(self._tokenizer.allowed_ids(owed).tolist()).__contains__
+        else:
+            speculation.ngrams.propose(tree, length=depth, min_probability=max(policy.min_node_probability(), 0.02))
+        if speculation.drafter:
+            speculation.drafter.grow(tree, self.tokens, policy, speculation.nodes, depth, allowed)
+        return tree.prune(speculation.nodes)
+
+    def _chooser(self, logits: Tensor) -> Callable[[int, Sequence[int]], int]:
+        """Return the target's choice after each node of the tree. `logits`: [nodes, vocab]."""
+        if self._greedy and not self._owed(()):
+            return lambda node, path, choices=logits.argmax(-1).tolist(): choices[node]
+        return lambda node, path: self._sampler.choose(
+            logits[node], len(self.tokens) + len(path), self.tokens + list(path), self._allowed(path, logits.shape[1])
+        )
+
+    def _allowed(self, path: Sequence[int], vocab_size: int) -> Tensor | None:
+        owed = self._owed(path)
+        if not owed:
+            return None
+        allowed = torch.zeros(vocab_size, dtype=torch.bool)
+        allowed[torch.from_numpy(self._tokenizer.allowed_ids(owed).copy())] = True
+        return allowed
+
+    def _owed(self, path: Sequence[int]) -> bytes:
+        """Return the required bytes that the output followed by `path` does not cover yet."""
+        owed = self._required
+        for token in path:
+            owed = owed[len(self._tokenizer.token_bytes(token)) :]
+        return owed
+
+    def _accept(self, tree: TokenTree, chosen: list[int]) -> None:
+        self._required = self._owed(chosen)
+        self.tokens += chosen
+        self.counters.target_passes += 1
+        self.counters.drafted_tokens += len(tree) - 1
+        self.counters.chosen += len(chosen)
+        if self._speculation:
+            self._speculation.ngrams.extend(chosen)
+            if self._speculation.drafter:
+                self._speculation.drafter.accept(chosen)

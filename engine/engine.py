@@ -1,0 +1,214 @@
+"""The engine: a request in, verified chunks of text out. One request at a time; whoever shares it queues them."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence as Items
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from engine.config import EngineConfig
+from engine.decoding import Decoding, Speculation
+from engine.errors import Cancelled, TreelineError
+from engine.hub import resolve_pair
+from engine.kernels.device import pick_device
+from engine.model.loader import LoadOptions, load_transformer
+from engine.model.transformer import Transformer, never
+from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
+from engine.request import CompletionChunk, CompletionRequest, CompletionStats, FinishReason
+from engine.roles import Draft, Target
+from engine.sequence import Sequence
+from engine.speculation.budget import AutoBudget
+from engine.speculation.drafter import AnyCost, ModelDrafter
+from engine.speculation.ngram import NgramDrafter
+from engine.tokenizer import Tokenizer
+
+AUTO_NODES = 64  # most draft nodes of a tree whose size follows measured costs
+LoadProgress = Callable[[str, int, int], None]  # phase, done, in all
+
+
+class Engine:
+    """A target, its drafter and what they remember between requests.
+
+    A later request that shares a beginning with an earlier one reuses the KV caches; nothing else of a request outlives
+    it, except what costs teach about the tree's size, which never changes the output.
+    """
+
+    def __init__(
+        self,
+        target: Transformer,
+        drafter: Transformer | None,
+        tokenizer: Tokenizer,
+        layout: PromptLayout,
+        budget: int | None = None,
+    ) -> None:
+        """Use models that are loaded already. `budget`: draft nodes per pass, None to choose from measured costs."""
+        if tokenizer.vocab_size > target.config.vocab_size:
+            raise TreelineError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {target.config.vocab_size}: they do not"
+                " belong together"
+            )
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self._models = (target, drafter)
+        self._budget = budget
+        self.reset()
+
+    @classmethod
+    def load(cls, config: EngineConfig, progress: LoadProgress | None = None) -> Engine:
+        """Load the models that `config` names.
+
+        `progress(phase, done, total)` counts layers. Raises TreelineError saying what is missing or does not fit.
+        """
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        pair = resolve_pair(config)
+        device = pick_device(config.device, prefer_gpu=config.model != "bundled")
+        dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
+        tokenizer = Tokenizer.load(pair.target)
+        layout = choose_layout(tokenizer, config.layout)
+        options = LoadOptions(device, dtype, context=config.context_length)
+        target = load_transformer(pair.target, options, _phase(progress, "target"))
+        drafter = None
+        if pair.drafter:
+            check_vocabularies(pair.drafter, tokenizer)
+            options = replace(options, pack_dense=True)
+            drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
+        return cls(target, drafter, tokenizer, layout, config.budget)
+
+    def reset(self) -> None:
+        """Forget everything that earlier requests left behind: the caches and the measured costs."""
+        target, drafter = self._models
+        self._target = Target(target)
+        self._drafter = ModelDrafter(Draft(drafter)) if drafter else None
+        self._ngrams = NgramDrafter()
+        self._auto = AutoBudget()
+
+    def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = never) -> Iterator[CompletionChunk]:
+        """Yield verified text as it comes; the last chunk says why it ended and what it cost.
+
+        `cancelled` is asked before every layer of the target: when it turns true, or at the deadline, the text ends
+        with what is verified. The engine is then ready for the next request, as it is when the caller stops iterating.
+        """
+        clock = _Clock(request.deadline_ms)
+        prompt = self.prompt(request)
+        decoding = self._decoding(request, prompt)
+        output = self._output(request, prompt)
+        while output.finish_reason is None:
+            shown = len(output.generated)
+            try:
+                tokens = decoding.step(output.max_tokens - shown, lambda: cancelled() or clock.late())
+                text = _push(output, tokens)
+                clock.mark(text)
+            except Cancelled:
+                text = output.finish("cancelled" if cancelled() else "deadline")
+            new = tuple(output.generated[shown:])
+            if output.finish_reason is None:
+                yield CompletionChunk(text, new)
+            else:
+                yield CompletionChunk(text, new, output.finish_reason, _stats(prompt, decoding, output, clock))
+
+    def prompt(self, request: CompletionRequest) -> Prompt:
+        """Lay a request out as the target's family expects, within its context."""
+        return build_prompt(request, self.tokenizer, self.layout, self._target.context)
+
+    def logit_gap(self, request: CompletionRequest, tokens: Items[int]) -> float:
+        """Return how clear the target's choice is after the prompt and `tokens`: its two best logits' difference."""
+        ids = [*self.prompt(request).ids, *tokens]
+        self._target.reset(ids)
+        self._target.prefill(ids, never)
+        pending = ids[self._target.cache.length :]
+        logits = self._target.run(pending, range(-1, len(pending) - 1), len(pending) - 1, never)
+        self._target.cache.discard()
+        best = logits[0].topk(2).values
+        return float(best[0] - best[1])
+
+    def _output(self, request: CompletionRequest, prompt: Prompt) -> Sequence:
+        stop_ids = () if request.stop.ignore_end_tokens else prompt.stop_ids
+        return Sequence(
+            prompt.ids,
+            self.tokenizer.token_bytes,
+            stop=request.stop,
+            stop_ids=stop_ids,
+            max_tokens=prompt.max_new,
+            required=prompt.required,
+        )
+
+    def _decoding(self, request: CompletionRequest, prompt: Prompt) -> Decoding:
+        speculation = None
+        if request.speculation:
+            nodes = request.budget or self._budget
+            policy = AnyCost() if nodes else self._auto
+            speculation = Speculation(self._drafter, self._ngrams, policy, nodes or AUTO_NODES)
+        return Decoding(self._target, self.tokenizer, prompt.ids, request.sampling, speculation, prompt.required)
+
+
+@dataclass(slots=True)
+class _Clock:
+    """When things happened since a request began, in milliseconds. `first_pass`: the prompt was read by then."""
+
+    deadline_ms: float | None
+    started: float = field(default_factory=time.perf_counter)
+    first_pass: float | None = None
+    first_text: float | None = None
+
+    def now(self) -> float:
+        return 1000 * (time.perf_counter() - self.started)
+
+    def late(self) -> bool:
+        return self.deadline_ms is not None and self.now() > self.deadline_ms
+
+    def mark(self, text: str) -> None:
+        now = self.now()
+        self.first_pass = self.first_pass or now
+        if text:
+            self.first_text = self.first_text or now
+
+
+def _push(output: Sequence, tokens: Items[int]) -> str:
+    """Return the text of `tokens` as far as the completion goes."""
+    text = ""
+    for token in tokens:
+        if output.finish_reason is None:
+            text += output.push(token)
+    return text
+
+
+def _stats(prompt: Prompt, decoding: Decoding, output: Sequence, clock: _Clock) -> CompletionStats:
+    total, passes, new_tokens = clock.now(), decoding.counters.target_passes, len(output.generated)
+    return CompletionStats(
+        prompt_tokens=len(prompt.ids),
+        cached_tokens=decoding.cached_tokens,
+        new_tokens=new_tokens,
+        target_passes=passes,
+        accepted_per_pass=new_tokens / passes if passes else 0.0,
+        drafted_tokens=decoding.counters.drafted_tokens,
+        prefill_ms=clock.first_pass or total,
+        first_token_ms=clock.first_text or total,
+        total_ms=total,
+        tokens_per_second=1000 * new_tokens / total,
+        peak_rss_bytes=_peak_rss(),
+    )
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def check_vocabularies(directory: Path, target: Tokenizer) -> None:
+    """Raise TreelineError unless the drafter of `directory` has the target's tokens: its ids would mean other text."""
+    drafter = Tokenizer.load(directory)
+    if drafter.table.tokens != target.table.tokens:
+        raise TreelineError(
+            f"the drafter {directory} has a vocabulary of {drafter.vocab_size} tokens that is not the target's of"
+            f" {target.vocab_size}: a drafter must share the target's tokenizer; choose another, or --drafter none"
+        )
+
+
+def _phase(progress: LoadProgress | None, phase: str) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress(phase, done, total)) if progress else None

@@ -1,0 +1,89 @@
+"""The two roles that a Transformer plays, each with its KV cache: the target decides, the drafter guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from engine.kernels import cpu
+from engine.model.transformer import Transformer, never
+from engine.speculation.drafter import Branches, common_prefix
+
+PREFILL_ROWS = 512  # rows of a pass that only fills the cache: bounds the memory that activations take
+TREE_ROWS = 512  # room for a tree beyond the last position of the context
+
+
+class Target:
+    """The model whose choices are the output, and the tokens that its cache holds."""
+
+    def __init__(self, model: Transformer) -> None:
+        """Take `model` with an empty cache for its whole context."""
+        self.model = model
+        self.context = model.rope.shape[1]
+        self.cache = model.new_cache(self.context + TREE_ROWS)
+        self._cached: list[int] = []
+
+    def reset(self, tokens: Sequence[int]) -> int:
+        """Keep the cache of the longest common prefix with `tokens`, less their last one; return its length."""
+        common = min(common_prefix(self._cached, tokens), len(tokens) - 1)
+        self.cache.truncate(common)
+        del self._cached[common:]
+        return common
+
+    def prefill(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Fill the cache up to the last PREFILL_ROWS of `tokens`; those are left to the pass that checks the tree."""
+        while len(tokens) - self.cache.length > PREFILL_ROWS:
+            start = self.cache.length
+            rows = range(min(PREFILL_ROWS, len(tokens) - 1 - start))
+            chunk = tokens[start : start + len(rows)]
+            self.model.forward(chunk, range(-1, len(rows) - 1), self.cache, slice(0, 0), cancelled)
+            self.commit(rows, chunk)
+
+    def run(self, tokens: Sequence[int], parents: Sequence[int], first: int, cancelled: Callable[[], bool]) -> Tensor:
+        """Run one pass; return the logits of the rows from `first` on. The rows stay uncommitted."""
+        return self.model.forward(tokens, parents, self.cache, slice(first, None), cancelled)
+
+    def commit(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Keep a path of rows, which hold `tokens`, and forget the others."""
+        self.cache.commit(rows)
+        self._cached += tokens
+
+
+class Draft:
+    """A drafter's model behind the interface that `engine.speculation` knows (DraftModel)."""
+
+    def __init__(self, model: Transformer) -> None:
+        """Take `model` with an empty cache for its whole context."""
+        self.model = model
+        self.cache = model.new_cache(model.rope.shape[1] + TREE_ROWS)
+
+    def branch(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int) -> Branches:
+        """See DraftModel."""
+        logits, first = self._forward(tokens, parents, wanted)
+        ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
+        return Branches(first, ids.tolist(), logprobs.tolist())
+
+    def distributions(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
+        """Run rows; return the first wanted row and the logits of the wanted ones [wanted, vocab]."""
+        logits, first = self._forward(tokens, parents, wanted)
+        return first, logits
+
+    def commit(self, rows: Sequence[int]) -> None:
+        """See DraftModel."""
+        self.cache.commit(rows)
+
+    def truncate(self, length: int) -> None:
+        """See DraftModel."""
+        self.cache.truncate(length)
+
+    def _forward(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[Tensor, int]:
+        start = 0
+        while len(tokens) - start > PREFILL_ROWS + wanted:
+            rows = slice(start, start + PREFILL_ROWS)
+            self.model.forward(tokens[rows], parents[rows], self.cache, slice(0, 0), never)
+            start += PREFILL_ROWS
+        rest = len(tokens) - start
+        logits = self.model.forward(tokens[start:], parents[start:], self.cache, slice(rest - wanted, None), never)
+        return logits, len(self.cache.parents) - wanted
+

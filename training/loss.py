@@ -52,6 +52,11 @@ def cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Ten
     return _ChunkedCrossEntropy.apply(flat, weight, bias, targets.reshape(-1))  # pyright: ignore[reportReturnType]
 
 
+def frequent_classes(ids: torch.Tensor, vocabulary: int, count: int) -> torch.Tensor:
+    """The ``count`` most frequent token ids of a sample of any shape; int64 [count]."""
+    return torch.bincount(ids.flatten(), minlength=vocabulary).topk(count).indices
+
+
 @dataclass(frozen=True, slots=True)
 class SampledVocabulary:
     """Importance-sampled softmax (Jean et al. 2015).
@@ -63,11 +68,10 @@ class SampledVocabulary:
     frequent: torch.Tensor  # int64 [f]
     extra: int
 
-    def cross_entropy(
-        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """An estimate of `cross_entropy` at a fraction of its cost; the same arguments, and the draw's generator."""
-        vocabulary = weight.shape[0]
+    def draw(
+        self, vocabulary: int, targets: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pick the classes, int64 [classes], and the log of how many each stands for, fp32 [classes]."""
         always = torch.zeros(vocabulary, dtype=torch.bool)
         always[self.frequent] = True
         always[targets.reshape(-1)] = True
@@ -77,8 +81,59 @@ class SampledVocabulary:
         classes = torch.cat((kept, drawn))
         bias = torch.zeros(classes.numel())
         bias[kept.numel() :] = math.log(rest.numel() / max(1, drawn.numel()))
-        place = torch.zeros(vocabulary, dtype=torch.int64)
+        return classes, bias
+
+    def cross_entropy(
+        self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Estimate `cross_entropy` at a fraction of its cost; the same arguments, and the draw's generator."""
+        classes, bias = self.draw(weight.shape[0], targets, generator)
+        place = torch.zeros(weight.shape[0], dtype=torch.int64)
         place[classes] = torch.arange(classes.numel())
         flat = hidden.reshape(-1, hidden.shape[-1])
         mapped = place[targets.reshape(-1)]
         return _ChunkedCrossEntropy.apply(flat, weight[classes], bias, mapped)  # pyright: ignore[reportReturnType]
+
+
+class _ChunkedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        teacher: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """Mean KL(teacher || student); ``teacher``: bf16 hidden states [n, d] and output weights [classes, d]."""
+        low, (teacher_hidden, teacher_weight) = weight.to(hidden.dtype), teacher
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for begin in range(0, hidden.shape[0], _ROWS):
+            rows = hidden[begin : begin + _ROWS]
+            wanted = ((teacher_hidden[begin : begin + _ROWS] @ teacher_weight.t()).float() + bias).log_softmax(dim=-1)
+            offered = ((rows @ low.t()).float() + bias).log_softmax(dim=-1)
+            probabilities = wanted.exp()
+            total += (probabilities * (wanted - offered)).sum()
+            grad = offered.exp_().sub_(probabilities).mul_(1.0 / hidden.shape[0]).to(hidden.dtype)
+            grad_hidden[begin : begin + _ROWS] = grad @ low
+            grad_weight += grad.t() @ rows
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total / hidden.shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None
+
+
+def divergence(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, teacher: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Mean KL(teacher || student) in nats over the classes of ``weight`` [classes, d]; ``bias`` as `draw` returns it.
+
+    ``hidden`` [..., d] are the student's hidden states, ``teacher`` the teacher's hidden states and output weights.
+    """
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    pair = (teacher[0].reshape(-1, teacher[0].shape[-1]), teacher[1])
+    return _ChunkedDivergence.apply(flat, weight, bias, pair)  # pyright: ignore[reportReturnType]

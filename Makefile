@@ -79,5 +79,5 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # AutoAWQ asks for Triton, a gigabyte that only a GPU uses: what it imports on a CPU is in the dev extra.
 $(VENV)/.dev: $(VENV)/.runtime
-	@echo "Installing the development tools into $(VENV): 0.7 GB ..."
+	@echo "Installing the development tools into $(VENV): 0.5 GB ..."
 	@SECONDS=0; $(PIP) --editable '.[dev]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."

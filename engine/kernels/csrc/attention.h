@@ -8,6 +8,8 @@
 
 namespace tl {
 
+constexpr int MAX_QUERIES = 8;  // that share one reading of the keys
+
 struct Step {  // mirrored by ctypes
     int64_t past, first, count;
     const int32_t* parents;  // [first + count]
@@ -54,19 +56,44 @@ TL_INLINE const float* slot_of(const float* base, const Path& path, int64_t p, i
     return base + (p < path.contiguous ? p : path.slots[p - path.contiguous]) * head_dim;
 }
 
+// Scores of W / 2 consecutive positions for two queries: each key is loaded once.
+TL_INLINE void scores_of_pair(const float* q0, const float* q1, const float* keys, int64_t head_dim, float* out0, float* out1) {
+    constexpr int HALF = W / 2;
+    vf sums[W];
+    TL_UNROLL
+    for (int i = 0; i < W; i++) sums[i] = splat(0);
+    for (int64_t d = 0; d < head_dim; d += W) {
+        const vf a = load(q0 + d), b = load(q1 + d);
+        TL_UNROLL
+        for (int i = 0; i < HALF; i++) {
+            const vf key = load(keys + i * head_dim + d);
+            sums[i] = fma(a, key, sums[i]);
+            sums[HALF + i] = fma(b, key, sums[HALF + i]);
+        }
+    }
+    store_halves(out0, out1, sum_rows(sums));
+}
+
 // Scores of `queries` rows of q against positions [0, length) of each one's path; scores are `stride` apart.
 static void all_scores(const float* const* q, const Path* paths, int queries, const float* keys, int64_t head_dim, float* scores,
                        int64_t stride) {
-    int64_t longest = 0;
-    for (int i = 0; i < queries; i++) longest = std::max(longest, paths[i].length());
-    for (int64_t p = 0; p < longest; p += W) {
-        for (int i = 0; i < queries; i++) {
-            const Path& path = paths[i];
-            if (p >= path.length()) continue;
+    int64_t common = paths[0].contiguous, p = 0;
+    for (int i = 1; i < queries; i++) common = std::min(common, paths[i].contiguous);
+    for (; p + W <= common; p += W) {
+        const float* block = keys + p * head_dim;
+        for (int i = 0; i < queries; i += 2) {
+            const int j = std::min(i + 1, queries - 1);  // an odd query out is its own partner
+            float* out0 = scores + i * stride + p;
+            float* out1 = scores + j * stride + p;
+            scores_of_pair(q[i], q[j], block, head_dim, out0, out1);
+            scores_of_pair(q[i], q[j], block + W / 2 * head_dim, head_dim, out0 + W / 2, out1 + W / 2);
+        }
+    }
+    for (int i = 0; i < queries; i++) {
+        for (int64_t tail = p; tail < paths[i].length(); tail += W) {
             const float* at[W];
-            TL_UNROLL
-            for (int j = 0; j < W; j++) at[j] = slot_of(keys, path, std::min(p + j, path.length() - 1), head_dim);
-            store(scores + i * stride + p, scores_at(q[i], at, head_dim));
+            for (int j = 0; j < W; j++) at[j] = slot_of(keys, paths[i], std::min(tail + j, paths[i].length() - 1), head_dim);
+            store(scores + i * stride + tail, scores_at(q[i], at, head_dim));
         }
     }
 }
@@ -131,21 +158,13 @@ TL_INLINE void outputs(const float* const* weights, const float* inverse, const 
 template <int V>
 TL_INLINE void output_columns(const float* const* weights, const float* inverse, const Path* paths, int queries, const float* values,
                               int64_t head_dim, int64_t column, float* const* out) {
-    constexpr int Q = 4;
-    for (int i = 0; i < queries;) {
-        float* at[Q];
-        for (int j = 0; j < Q && i + j < queries; j++) at[j] = out[i + j] + column;
-        if (queries - i >= Q) {
-            outputs<Q, V>(weights + i, inverse + i, paths + i, values + column, head_dim, at);
-            i += Q;
-        } else {
-            outputs<1, V>(weights + i, inverse + i, paths + i, values + column, head_dim, at);
-            i += 1;
-        }
-    }
+    float* at[MAX_QUERIES];
+    for (int i = 0; i < queries; i++) at[i] = out[i] + column;
+    int i = 0;
+    for (; i + 4 <= queries; i += 4) outputs<4, V>(weights + i, inverse + i, paths + i, values + column, head_dim, at + i);
+    for (; i + 2 <= queries; i += 2) outputs<2, V>(weights + i, inverse + i, paths + i, values + column, head_dim, at + i);
+    for (; i < queries; i++) outputs<1, V>(weights + i, inverse + i, paths + i, values + column, head_dim, at + i);
 }
-
-constexpr int MAX_QUERIES = 8;
 
 // Outputs of up to MAX_QUERIES queries of one key/value head. `scores` holds MAX_QUERIES * stride floats.
 static void attend(const float* const* q, const Path* paths, int queries, const float* keys, const float* values, int64_t head_dim,

@@ -28,6 +28,10 @@ constexpr int W = 16;
 constexpr bool VNNI = true;
 TL_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
 TL_INLINE void store(float* p, vf a) { _mm512_storeu_ps(p, a); }
+TL_INLINE void store_halves(float* low, float* high, vf a) {
+    _mm256_storeu_ps(low, _mm512_castps512_ps256(a));
+    _mm256_storeu_ps(high, _mm512_extractf32x8_ps(a, 1));
+}
 TL_INLINE vi loadi(const void* p) { return _mm512_loadu_si512(p); }
 TL_INLINE vf splat(float a) { return _mm512_set1_ps(a); }
 TL_INLINE vi splati(int32_t a) { return _mm512_set1_epi32(a); }
@@ -87,6 +91,10 @@ using vi = __m256i;
 constexpr int W = 8;
 TL_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
 TL_INLINE void store(float* p, vf a) { _mm256_storeu_ps(p, a); }
+TL_INLINE void store_halves(float* low, float* high, vf a) {
+    _mm_storeu_ps(low, _mm256_castps256_ps128(a));
+    _mm_storeu_ps(high, _mm256_extractf128_ps(a, 1));
+}
 TL_INLINE vi loadi(const void* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 TL_INLINE vf splat(float a) { return _mm256_set1_ps(a); }
 TL_INLINE vi splati(int32_t a) { return _mm256_set1_epi32(a); }

@@ -19,12 +19,12 @@ from training.layouts import SampleMix
 from training.loss import SampledVocabulary, divergence, frequent_classes
 from training.model import Llama, LlamaShape
 from training.optimizer import Rates
-from training.schedule import Phase, Plan, parse_phases
+from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, load_model, run
 
 # The run that made the bundled drafter.
 PHASES = "250x512x2s,100x1024x2s,40x2048x2s"
-DECAY_FROM = 150
+RATE = "0:0.05,19:1,150:1,390:0.02"
 SOURCE_LAYERS = (0, 4)  # of the target: the two that the whole stack grew from
 
 
@@ -78,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.distill", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="working folder (default: %(default)s)")
     parser.add_argument("--phases", default=PHASES, help="STEPSxLENGTHxLAYERS[s],... (default: %(default)s)")
-    parser.add_argument("--decay-from", type=int, default=DECAY_FROM, help="step where the rate starts to fall")
+    parser.add_argument("--rate", default=RATE, help="STEP:FACTOR,... of the learning rate (default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="the target's checkpoint.pt (default: the cache's)")
     parser.add_argument(
         "--source-layers", type=int, nargs="+", default=SOURCE_LAYERS, help="target layers to start from"
@@ -90,7 +90,7 @@ def main() -> int:
     a = parser.parse_args()
     try:
         teacher = require(a.teacher or a.cache / "target" / "checkpoint.pt", "python -m training.train")
-        plan = Plan(parse_phases(a.phases), a.decay_from, warmup=20)
+        plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
         initialise(teacher, a.cache / a.name, tuple(a.source_layers))
         mix = SampleMix(fim=0.7, suffix_first=0.75)
         rates = Rates(muon=0.01, embedding=0.002, norm=0.002)

@@ -52,6 +52,10 @@ class Encoder:
         """Token ids of ordinary text."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
     def header(self, path: str) -> list[int]:
         """Token ids of the file header."""
         return [self.file, *self.encode(path + "\n")]

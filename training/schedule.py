@@ -1,8 +1,9 @@
-"""The training plan: phases of (steps, sequence length, layers), and the warmup-stable-decay learning rate."""
+"""The training plan: phases of (steps, sequence length, layers), and the learning rate's course."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from training.common import TrainingError
 
@@ -19,12 +20,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Phases in order, and where the learning rate starts to fall (linearly to ``floor`` of its peak)."""
+    """Phases in order, and the learning rate's factor as (step, factor) knots joined by straight lines."""
 
     phases: tuple[Phase, ...]
-    decay_from: int
-    warmup: int = 40
-    floor: float = 0.02
+    knots: tuple[tuple[int, float], ...]
 
     @property
     def steps(self) -> int:
@@ -40,13 +39,27 @@ class Plan:
         return self.phases[-1]
 
     def scale(self, step: int) -> float:
-        """Learning-rate factor in (0, 1] at ``step``."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if step < self.decay_from:
-            return 1.0
-        remaining = (self.steps - step) / max(1, self.steps - self.decay_from)
-        return self.floor + (1 - self.floor) * remaining
+        """Learning-rate factor at ``step``; constant beyond the first and the last knot."""
+        if step <= self.knots[0][0]:
+            return self.knots[0][1]
+        for (left, low), (right, high) in pairwise(self.knots):
+            if step <= right:
+                return low + (high - low) * (step - left) / (right - left)
+        return self.knots[-1][1]
+
+
+def parse_knots(text: str) -> tuple[tuple[int, float], ...]:
+    """Parse ``STEP:FACTOR,...`` with rising steps."""
+    knots: list[tuple[int, float]] = []
+    for item in text.split(","):
+        step, _, factor = item.partition(":")
+        try:
+            knots.append((int(step), float(factor)))
+        except ValueError:
+            raise TrainingError(f"learning-rate knot {item!r} is not STEP:FACTOR") from None
+    if any(left >= right for (left, _), (right, _) in pairwise(knots)):
+        raise TrainingError(f"the steps of the learning-rate knots {text!r} do not rise")
+    return tuple(knots)
 
 
 def parse_phases(text: str) -> tuple[Phase, ...]:

@@ -18,12 +18,13 @@ from training.common import TrainingError, default_cache, progress
 from training.loss import SampledVocabulary, cross_entropy, frequent_classes
 from training.model import Llama, LlamaShape
 from training.optimizer import Rates
-from training.schedule import Phase, Plan, parse_phases
+from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, run
 
 # The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax.
-PHASES = "600x512x2s,900x512x4s,330x1024x8s,40x2048x8"
-DECAY_FROM = 1530
+PHASES = "600x512x2s,900x512x4s,560x1024x8s,50x2048x8"
+# Warm-up, a constant rate, then a fall to 2%: STEP:FACTOR, joined by straight lines.
+RATE = "0:0.025,39:1,1530:1,1600:0.798235,2110:0.02"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="working folder (default: %(default)s)")
     parser.add_argument("--phases", default=PHASES, help="STEPSxLENGTHxLAYERS[s],... (default: %(default)s)")
-    parser.add_argument(
-        "--decay-from", type=int, default=DECAY_FROM, help="step at which the learning rate starts to fall"
-    )
+    parser.add_argument("--rate", default=RATE, help="STEP:FACTOR,... of the learning rate (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes; one per core")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per worker and step")
     parser.add_argument("--seed", type=int, default=0)
@@ -64,7 +63,7 @@ def main() -> int:
     parser.add_argument("--name", default="target", help="folder under the cache for checkpoint.pt and train.jsonl")
     a = parser.parse_args()
     try:
-        plan = Plan(parse_phases(a.phases), a.decay_from)
+        plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
         run(Job(a.cache, plan, Rates(), a.workers, a.tokens, a.seed, a.checkpoint_every, a.name, NextToken()))
     except TrainingError as error:
         progress(f"error: {error}")

@@ -1,0 +1,48 @@
+"""Load the pair into transformers for evaluation; AWQ weights are dequantised by AutoAWQ's own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from training.common import TrainingError, require
+
+
+def dequantised(tensors: dict[str, torch.Tensor], group_size: int) -> dict[str, torch.Tensor]:
+    """Replace AWQ's qweight, qzeros and scales by fp32 weights [out, in]."""
+    try:
+        from awq.utils.packing_utils import dequantize_gemm
+    except ImportError as error:
+        message = f"AutoAWQ cannot be imported ({error}); install it with: pip install --no-deps autoawq==0.2.9"
+        raise TrainingError(message) from None
+    plain: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        base, _, leaf = name.rpartition(".")
+        if leaf == "qweight":
+            zeros, scales = tensors[f"{base}.qzeros"], tensors[f"{base}.scales"]
+            weight = dequantize_gemm(tensor, zeros, scales.float(), 4, group_size)
+            plain[f"{base}.weight"] = weight.t().contiguous().float()
+        elif leaf not in ("qzeros", "scales"):
+            plain[name] = tensor.float()
+    return plain
+
+
+def load_reference(folder: Path) -> Any:
+    """A LlamaForCausalLM of transformers in fp32 with the weights of a folder, AWQ or not."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    content = json.loads(require(folder / "config.json", "python -m training.export").read_text(encoding="utf-8"))
+    quantisation = content.pop("quantization_config", None)
+    content.pop("torch_dtype", None)
+    tensors = load_file(folder / "model.safetensors")
+    weights = dequantised(tensors, quantisation["group_size"]) if quantisation else tensors
+    model = LlamaForCausalLM(LlamaConfig(**content))
+    missing, unexpected = model.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False)
+    if set(missing) - {"lm_head.weight"} or unexpected:
+        raise TrainingError(f"{folder}: tensors missing {missing[:3]}, unexpected {unexpected[:3]}")
+    model.tie_weights()
+    return model.eval()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,10 @@ from engine.sampling import Sampler
 from engine.speculation.budget import AutoBudget
 from engine.speculation.drafter import AnyCost, ModelDrafter
 from engine.speculation.ngram import NgramDrafter
+from engine.speculation.sequoia import Probabilities, sequoia_verify
+from engine.speculation.static import Shape
 from engine.speculation.tree import TokenTree
-from engine.speculation.verifier import verify
+from engine.speculation.verifier import Verdict, verify
 from engine.tokenizer import Tokenizer
 
 MAX_DEPTH = 32  # of a tree
@@ -37,13 +40,15 @@ class Counters:
 class Speculation:
     """Where guesses come from, and how many of them are checked in a pass: at most `nodes`, fewer as `policy` says.
 
-    `drafter` None: from n-grams alone.
+    `drafter` None: from n-grams alone. `shape`: at temperature > 0, draw trees of this shape from the drafter and verify
+    them as Sequoia does; the output then has the target's distribution, but is not that of decoding one by one.
     """
 
     drafter: ModelDrafter | None
     ngrams: NgramDrafter
     policy: AutoBudget | AnyCost
     nodes: int
+    shape: Shape | None = None
 
 
 class Decoding:
@@ -70,6 +75,7 @@ class Decoding:
         self._sampler = Sampler(sampling)
         self._greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
         self._required = required
+        self._random = np.random.default_rng(sampling.seed)
         self.cached_tokens = target.reset(self.tokens)
         if speculation:
             control = tokenizer.control_ids
@@ -84,7 +90,7 @@ class Decoding:
         """
         started = time.perf_counter()
         self._target.prefill(self.tokens, cancelled)
-        tree = self._draft(most)
+        tree, decide = self._draft(most)
         pending = self.tokens[self._target.cache.length :]
         chain = len(pending) - 1
         parents = [*range(-1, chain), *(chain + parent for parent in tree.parents[1:])]
@@ -96,7 +102,7 @@ class Decoding:
                 self._speculation.drafter.abandon()
             raise
         pass_seconds = time.perf_counter() - before_pass
-        verdict = verify(tree, self._chooser(logits))
+        verdict = decide(logits)
         rows = [*range(chain + 1), *(chain + node for node in verdict.nodes)]
         self._target.commit(rows, pending + verdict.tokens[:-1])
         self._accept(tree, verdict.tokens)
@@ -105,26 +111,48 @@ class Decoding:
             self._speculation.policy.record_step(len(verdict.tokens), time.perf_counter() - started)
         return verdict.tokens
 
-    def _draft(self, most: int) -> TokenTree:
-        """Return a tree that hangs off the last token; the root alone without speculation."""
+    def _draft(self, most: int) -> tuple[TokenTree, Callable[[Tensor], Verdict]]:
+        """Return a tree that hangs off the last token, and what to do with the target's logits [nodes, vocab] for it."""
         tree = TokenTree(self.tokens[-1])
         speculation = self._speculation
         depth = min(most - 1, MAX_DEPTH, self._target.context - len(self.tokens))
-        if not speculation or depth < 1:
-            return tree
+        if speculation and depth > 0:
+            if (
+                speculation.shape
+                and speculation.drafter
+                and self._sampler.params.temperature > 0
+                and not self._required
+            ):
+                return tree, self._draw(tree, speculation.drafter, speculation.shape)
+            self._grow(tree, speculation, depth)
+            tree = tree.prune(speculation.nodes)
+        return tree, lambda logits: verify(tree, self._chooser(logits))
+
+    def _grow(self, tree: TokenTree, speculation: Speculation, depth: int) -> None:
+        """Merge the guesses of all sources into one tree."""
         policy = speculation.policy
         allowed = None
-        if owed := self._owed(()):
-            allowed = set(self._tokenizer.allowed_ids(owed).tolist()).__contains__
+        if self._required:
+            allowed = set(self._tokenizer.allowed_ids(self._required).tolist()).__contains__
         else:
             speculation.ngrams.propose(tree, length=depth, min_probability=max(policy.min_node_probability(), 0.02))
         if speculation.drafter:
             speculation.drafter.grow(tree, self.tokens, policy, speculation.nodes, depth, allowed)
-        return tree.prune(speculation.nodes)
+
+    def _draw(self, tree: TokenTree, drafter: ModelDrafter, shape: Shape) -> Callable[[Tensor], Verdict]:
+        """Draw the tree from the drafter's distribution, filtered as the target's is."""
+
+        def distribution(row: Tensor, path: Sequence[int]) -> Probabilities:
+            return self._sampler.distribution(row, self.tokens + list(path))
+
+        drawn_from = drafter.sample(tree, self.tokens, shape, distribution, self._random)
+        return lambda logits: sequoia_verify(
+            tree, drawn_from.__getitem__, lambda node, path: distribution(logits[node], path), self._random
+        )
 
     def _chooser(self, logits: Tensor) -> Callable[[int, Sequence[int]], int]:
         """Return the target's choice after each node of the tree. `logits`: [nodes, vocab]."""
-        if self._greedy and not self._owed(()):
+        if self._greedy and not self._required:
             return lambda node, path, choices=logits.argmax(-1).tolist(): choices[node]
         return lambda node, path: self._sampler.choose(
             logits[node], len(self.tokens) + len(path), self.tokens + list(path), self._allowed(path, logits.shape[1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence as Items
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from engine.kernels.device import pick_device
 from engine.model.loader import LoadOptions, load_transformer
 from engine.model.transformer import Transformer, never
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
-from engine.request import CompletionChunk, CompletionRequest, CompletionStats, FinishReason
+from engine.request import CompletionChunk, CompletionRequest, CompletionStats
 from engine.roles import Draft, Target
 from engine.sequence import Sequence
 from engine.speculation.budget import AutoBudget
 from engine.speculation.drafter import AnyCost, ModelDrafter
 from engine.speculation.ngram import NgramDrafter
+from engine.speculation.static import best_shape
 from engine.tokenizer import Tokenizer
 
 AUTO_NODES = 64  # most draft nodes of a tree whose size follows measured costs
+SHAPE_NODES, SHAPE_DEPTH = 16, 8  # of a tree that is drawn (Sequoia), where the user names no budget
 LoadProgress = Callable[[str, int, int], None]  # phase, done, in all
 
 
@@ -45,8 +48,13 @@ class Engine:
         tokenizer: Tokenizer,
         layout: PromptLayout,
         budget: int | None = None,
+        sequoia: bool = False,
     ) -> None:
-        """Use models that are loaded already. `budget`: draft nodes per pass, None to choose from measured costs."""
+        """Use models that are loaded already.
+
+        `budget`: draft nodes per pass, None to choose from measured costs. `sequoia`: verify as Sequoia does at
+        temperature > 0.
+        """
         if tokenizer.vocab_size > target.config.vocab_size:
             raise TreelineError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model {target.config.vocab_size}: they do not"
@@ -56,6 +64,7 @@ class Engine:
         self.layout = layout
         self._models = (target, drafter)
         self._budget = budget
+        self._sequoia = sequoia
         self.reset()
 
     @classmethod
@@ -78,7 +87,7 @@ class Engine:
             check_vocabularies(pair.drafter, tokenizer)
             options = replace(options, pack_dense=True)
             drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
-        return cls(target, drafter, tokenizer, layout, config.budget)
+        return cls(target, drafter, tokenizer, layout, config.budget, config.verification == "sequoia")
 
     def reset(self) -> None:
         """Forget everything that earlier requests left behind: the caches and the measured costs."""
@@ -143,7 +152,8 @@ class Engine:
         if request.speculation:
             nodes = request.budget or self._budget
             policy = AnyCost() if nodes else self._auto
-            speculation = Speculation(self._drafter, self._ngrams, policy, nodes or AUTO_NODES)
+            shape = best_shape(nodes or SHAPE_NODES, SHAPE_DEPTH) if self._sequoia else None
+            speculation = Speculation(self._drafter, self._ngrams, policy, nodes or AUTO_NODES, shape)
         return Decoding(self._target, self.tokenizer, prompt.ids, request.sampling, speculation, prompt.required)
 
 

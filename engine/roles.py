@@ -22,6 +22,7 @@ class Target:
         self.model = model
         self.context = model.rope.shape[1]
         self.cache = model.new_cache(self.context + TREE_ROWS)
+        self.prefill_rows = PREFILL_ROWS
         self._cached: list[int] = []
 
     def reset(self, tokens: Sequence[int]) -> int:
@@ -32,10 +33,10 @@ class Target:
         return common
 
     def prefill(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
-        """Fill the cache up to the last PREFILL_ROWS of `tokens`; those are left to the pass that checks the tree."""
-        while len(tokens) - self.cache.length > PREFILL_ROWS:
+        """Fill the cache up to the last `prefill_rows` of `tokens`; those are left to the pass that checks the tree."""
+        while len(tokens) - self.cache.length > self.prefill_rows:
             start = self.cache.length
-            rows = range(min(PREFILL_ROWS, len(tokens) - 1 - start))
+            rows = range(self.prefill_rows)
             chunk = tokens[start : start + len(rows)]
             self.model.forward(chunk, range(-1, len(rows) - 1), self.cache, slice(0, 0), cancelled)
             self.commit(rows, chunk)
@@ -64,8 +65,8 @@ class Draft:
         ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
         return Branches(first, ids.tolist(), logprobs.tolist())
 
-    def distributions(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
-        """Run rows; return the first wanted row and the logits of the wanted ones [wanted, vocab]."""
+    def logits(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
+        """See DraftModel."""
         logits, first = self._forward(tokens, parents, wanted)
         return first, logits
 
@@ -86,4 +87,3 @@ class Draft:
         rest = len(tokens) - start
         logits = self.model.forward(tokens[start:], parents[start:], self.cache, slice(rest - wanted, None), never)
         return logits, len(self.cache.parents) - wanted
-

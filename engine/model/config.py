@@ -236,7 +236,9 @@ def _awq(fields: _Fields) -> Awq | None:
     wanted = {"quant_method": "awq", "bits": 4, "version": "gemm"}
     for key, value in wanted.items():
         if found[key] != value:
-            raise fields.error(f"quantization_config.{key}", f"is {found[key]!r}: supported is AWQ, 4 bits, version gemm")
+            raise fields.error(
+                f"quantization_config.{key}", f"is {found[key]!r}: supported is AWQ, 4 bits, version gemm"
+            )
     group_size = section.integer("group_size", section.raw.get("q_group_size"))
     if group_size not in AWQ_GROUP_SIZES:
         allowed = ", ".join(map(str, AWQ_GROUP_SIZES))

@@ -21,7 +21,9 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
-        self.data = torch.empty(shape, dtype=dtype, device=device)  # [layers, keys|values, kv_heads, capacity, head_dim]
+        self.data = torch.empty(
+            shape, dtype=dtype, device=device
+        )  # [layers, keys|values, kv_heads, capacity, head_dim]
         self.capacity = capacity
         self.length = 0
         self.parents: list[int] = []
@@ -31,7 +33,9 @@ class KVCache:
         """Reserve uncommitted rows and return the index of the first. Raises TreelineError when there is no room."""
         first = len(self.parents)
         if self.length + first + len(parents) > self.capacity:
-            raise TreelineError(f"the KV cache holds {self.capacity} positions: ask for fewer tokens or a shorter prompt")
+            raise TreelineError(
+                f"the KV cache holds {self.capacity} positions: ask for fewer tokens or a shorter prompt"
+            )
         for parent in parents:
             self.depths.append(0 if parent < 0 else self.depths[parent] + 1)
             self.parents.append(parent)

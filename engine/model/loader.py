@@ -80,7 +80,15 @@ def _layer(loader: LinearLoader, index: int) -> Layer:
 
 def _fused(layer: DecoderLayer) -> FusedLayer | None:
     """Return the layer as one native call, where the kernels are there and its weights are packed alike."""
-    projections = (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj, layer.gate_proj, layer.up_proj, layer.down_proj)
+    projections = (
+        layer.q_proj,
+        layer.k_proj,
+        layer.v_proj,
+        layer.o_proj,
+        layer.gate_proj,
+        layer.up_proj,
+        layer.down_proj,
+    )
     packed = [projection for projection in projections if isinstance(projection, cpu.PackedLinear)]
     if len(packed) < len(projections) or not cpu.available():
         return None

@@ -60,7 +60,9 @@ class Checkpoint:
             raise TreelineError(f"{path}: {name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
         if tensor.dtype not in dtypes:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            raise TreelineError(f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')}: supported are {allowed}")
+            raise TreelineError(
+                f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')}: supported are {allowed}"
+            )
         return tensor
 
     def _handle(self, path: Path) -> Any:

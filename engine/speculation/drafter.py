@@ -10,6 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from torch import Tensor
+
+from engine.speculation.sequoia import Probabilities, draw_children
+from engine.speculation.static import Shape
 from engine.speculation.tree import TokenTree
 
 BRANCHES = 8  # children looked at per node
@@ -34,6 +39,10 @@ class DraftModel(Protocol):
 
     def branch(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int) -> Branches:
         """Run rows (see the Transformer's rows and parents); the last `wanted` of them get `count` branches each."""
+        ...
+
+    def logits(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
+        """Run rows; return the first of the `wanted` last ones and their logits [wanted, vocab]."""
         ...
 
     def commit(self, rows: Sequence[int]) -> None:
@@ -134,6 +143,40 @@ class ModelDrafter:
                 rows[node] = self._rows[parent, tree.tokens[node]] = branches.first + offset
                 frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
 
+    def sample(
+        self,
+        tree: TokenTree,
+        tokens: Sequence[int],
+        shape: Shape,
+        distribution: Callable[[Tensor, Sequence[int]], Probabilities],
+        rng: np.random.Generator,
+    ) -> dict[int, Probabilities]:
+        """Grow a tree of the given shape whose children are drawn without replacement; return what each was drawn from.
+
+        `distribution(logits, path)` gives the probabilities [vocab] after the root and the tokens `path`.
+        """
+        self._chain = list(tokens[len(self._cached) :])
+        self._rows.clear()
+        drawn_from: dict[int, Probabilities] = {}
+        rows: dict[int, int] = {}
+        level = [(0, shape)]
+        first, logits = self._model.logits(self._chain, range(-1, len(self._chain) - 1), 1)
+        while True:
+            below: list[tuple[int, Shape]] = []
+            for index, ((node, wanted), row) in enumerate(zip(level, logits, strict=True)):
+                rows[node] = first + index
+                drawn_from[node] = distribution(row, [tree.tokens[above] for above in tree.path(node)[1:]])
+                drawn = draw_children(_log(drawn_from[node]), len(wanted.children), rng)
+                children = [tree.add(node, token, tree.scores[node]) for token in drawn]
+                below += zip(children, wanted.children, strict=False)
+            level = [(node, wanted) for node, wanted in below if wanted.children]
+            if not level:
+                return drawn_from
+            nodes = [node for node, _ in level]
+            drafted, parents = [tree.tokens[node] for node in nodes], [rows[tree.parents[node]] for node in nodes]
+            first, logits = self._model.logits(drafted, parents, len(nodes))
+            self._rows |= {key: first + index for index, key in enumerate(zip(parents, drafted, strict=True))}
+
     def accept(self, tokens: Sequence[int]) -> None:
         """Keep what is known of `tokens`, which the target put after the root; the rest is computed when needed."""
         if not self._chain:
@@ -225,6 +268,11 @@ class _Frontier:
             gain += probability
             batch.append(heapq.heappop(self._queue)[1])
         return batch if batch and self._policy.expand(gain, len(batch)) else []
+
+
+def _log(probabilities: Probabilities) -> Probabilities:
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

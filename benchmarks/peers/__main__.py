@@ -213,10 +213,8 @@ def main() -> None:
         print_json({**result, "environment": where})
         return
     length = result["prompt_tokens"]
-    print(
-        f"\n{result['cases']} cases, {result['max_tokens']} tokens each, prompts of {length['median']} tokens (at most"
-        f" {length['max']})"
-    )
+    print(f"\n{result['cases']} cases of {result['max_tokens']} tokens, {result['threads']} threads for every peer")
+    print(f"prompts: {length['median']} tokens at the median, at most {length['max']}")
     if result["llama_cpp_float32_agreement"]:
         print(f"llama.cpp in float32 against transformers in float32: {result['llama_cpp_float32_agreement']}")
     print("; ".join(f"{name}: {versions}" for name, versions in result["versions"].items()))

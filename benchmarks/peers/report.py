@@ -84,7 +84,7 @@ def ratios(rows: Sequence[Row], run: Run) -> list[Ratio]:
 
 
 def as_json(rows: Sequence[Row], found: Sequence[Ratio], run: Run) -> dict[str, Any]:
-    """Everything: the rows, the ratios, what tuning tried, and every case's times."""
+    """Everything: the rows, the ratios, what tuning tried, and the times of every case."""
     tuning = {
         tuned.peer.name: [
             {"settings": {key: _short(value) for key, value in variant.items()}, "tokens_per_second": speed}
@@ -102,22 +102,32 @@ def as_json(rows: Sequence[Row], found: Sequence[Ratio], run: Run) -> dict[str, 
     }
     return {
         "rows": [asdict(row) for row in rows], "ratios": [asdict(ratio) for ratio in found],
-        "tuning": tuning, "cases": cases,
+        "tuning": tuning, "replies": cases,
     }  # fmt: skip
 
 
 def print_report(rows: Sequence[Row], found: Sequence[Ratio], cases: int) -> None:
     """Tables for people."""
-    header = ("peer", "tokens/s", "decode only", "first ms", "per pass", "identical", "agreeing", "settings")
-    print_table(header, [(
-        row.name, f"{row.tokens_per_second:.1f}", f"{row.decode_tokens_per_second:.1f}", f"{row.first_token_ms:.1f}",
-        f"{row.tokens_per_pass:.2f}", f"{row.identical}/{cases}", f"{row.agreeing:.0%}",
-        " ".join(f"{key}={value}" for key, value in row.settings.items()),
-    ) for row in rows])  # fmt: skip
+    header = ("peer", "tokens/s", "decode only", "first ms", "per pass", "identical", "agreeing")
+    lines = [
+        (
+            row.name,
+            f"{row.tokens_per_second:.1f}",
+            f"{row.decode_tokens_per_second:.1f}",
+            f"{row.first_token_ms:.1f}",
+            f"{row.tokens_per_pass:.2f}",
+            f"{row.identical}/{cases}",
+            f"{row.agreeing:.0%}",
+        )
+        for row in rows
+    ]
+    print_table(header, lines)
+    print("\nSettings, each peer's fastest:")
+    for row in rows:
+        print(f"  {row.name}: " + ", ".join(f"{key} {value}" for key, value in row.settings.items()))
     print()
-    print_table(("ratio of medians", "against", "whole", "decode only", "per case"), [
-        (ratio.of, ratio.to, f"{ratio.whole:.2f}x", f"{ratio.decode:.2f}x", f"{ratio.per_case:.2f}x") for ratio in found
-    ])  # fmt: skip
+    quoted = [(f"{r.of} / {r.to}", f"{r.whole:.2f}x", f"{r.decode:.2f}x", f"{r.per_case:.2f}x") for r in found]
+    print_table(("ratio of medians", "tokens/s", "decode only", "per case"), quoted)
 
 
 def _short(value: object) -> object:

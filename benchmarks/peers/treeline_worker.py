@@ -16,12 +16,13 @@ import torch
 from benchmarks.peers.protocol import Job, Reply, serve
 from engine import __version__
 from engine.decoding import Decoding, Speculation
+from engine.engine import AUTO_NODES
 from engine.model.loader import LoadOptions, load_transformer
 from engine.model.transformer import never
 from engine.request import SamplingParams
 from engine.roles import Draft, Target
-from engine.speculation.budget import AutoBudget, FixedBudget
-from engine.speculation.drafter import ModelDrafter
+from engine.speculation.budget import AutoBudget
+from engine.speculation.drafter import AnyCost, ModelDrafter
 from engine.speculation.ngram import NgramDrafter
 from engine.tokenizer import Tokenizer
 
@@ -58,7 +59,8 @@ class Backend:
             return None
         nodes = job.settings.get("budget")
         # n-grams of their own for each job: nothing may be copied from an earlier answer to the same prompt
-        return Speculation(self._drafter, NgramDrafter(), FixedBudget(int(nodes)) if nodes else self._budget)
+        policy = AnyCost() if nodes else self._budget
+        return Speculation(self._drafter, NgramDrafter(), policy, int(nodes or AUTO_NODES))
 
     def _empty_caches(self) -> None:
         self._target.reset([0])

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,11 +27,8 @@ def export(source: Path, out: Path) -> None:
     for name, tensor in stored.items():
         layer, _, part = name.rpartition(".")
         if part == "qweight" and awq is not None:
-            qweight, scales = tensor, stored[f"{layer}.scales"]
-            # symmetric checkpoints may leave the zero points out: every nibble is 8
-            empty = torch.full((scales.shape[0], qweight.shape[1]), -0x77777778, dtype=torch.int32)
-            qzeros = stored.get(f"{layer}.qzeros", empty)
-            plain[f"{layer}.weight"] = dequantize_awq(qweight, qzeros, scales).float().contiguous()
+            qzeros, scales = stored.get(f"{layer}.qzeros"), stored[f"{layer}.scales"]
+            plain[f"{layer}.weight"] = dequantize_awq(tensor, qzeros, scales)
         elif part not in AWQ_PARTS:
             plain[name] = tensor.float().contiguous()
     config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))

@@ -33,8 +33,11 @@ class Corpus:
             ends.append(total)
         return cls(documents, ends)
 
-    def window(self, fraction: float, characters: int) -> tuple[str, str]:
-        """(path, text): about ``characters`` around the corpus position ``fraction`` in [0, 1), from a line's start."""
+    def window(self, fraction: float, characters: int) -> tuple[str, str, bool]:
+        """(path, text, whether it ends the file), from a line's start.
+
+        About ``characters`` around the corpus position ``fraction`` in [0, 1).
+        """
         position = int(fraction * self.ends[-1])
         index = bisect.bisect_right(self.ends, position)
         document = self.documents[index]
@@ -42,20 +45,19 @@ class Corpus:
         offset = position - (self.ends[index] - len(text))
         begin = max(0, min(offset - characters // 2, len(text) - characters))
         begin = text.rfind("\n", 0, begin) + 1 if begin else 0
-        return document.path, text[begin : begin + characters]
+        return document.path, text[begin : begin + characters], begin + characters >= len(text)
 
 
 class BatchSource:
     """Packs whole samples into rows of fixed length."""
 
-    def __init__(self, corpus: Corpus, encoder: Encoder, seed: int, mix: SampleMix | None = None) -> None:
+    def __init__(self, corpus: Corpus, encoder: Encoder, seed: int) -> None:
         self._corpus = corpus
         self._encoder = encoder
         self._seed = seed
-        self._mix = mix or SampleMix()
         self._offset = random.Random(seed).random()
 
-    def row(self, number: int, length: int) -> list[int]:
+    def row(self, number: int, length: int, mix: SampleMix) -> list[int]:
         """``length + 1`` token ids made of samples; only the last, plain sample may be cut."""
         rng = random.Random(self._seed * 1_000_003 + number)
         ids: list[int] = []
@@ -65,15 +67,18 @@ class BatchSource:
             slot += 1
             fraction = (counter * _GOLDEN + self._offset) % 1.0
             want = int(length * 2 ** rng.uniform(-2.5, 0.1))
-            path, text = self._corpus.window(fraction, int(min(want, max(room, 64)) * _CHARS_PER_TOKEN))
-            if room < 64:  # too little for a fill-in-the-middle sample
-                ids += [*self._encoder.encode(text), self._encoder.end][:room]
+            path, text, whole = self._corpus.window(fraction, int(min(want, max(room, 64)) * _CHARS_PER_TOKEN))
+            if room < 64:  # too little for a header or a middle
+                last = self._encoder.end if whole or not mix.pad_cuts else self._encoder.pad
+                ids += [*self._encoder.encode(text), last][:room]
             else:
-                ids += build_sample(self._encoder, path, text, room, rng, self._mix)
+                ids += build_sample(self._encoder, path, text, whole, room, rng, mix)
         return ids
 
-    def batch(self, step: int, worker: int, workers: int, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(
+        self, step: int, worker: int, workers: int, rows: int, length: int, mix: SampleMix
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, each int64 [rows, length]."""
         first = (step * workers + worker) * rows
-        ids = torch.tensor([self.row(first + r, length) for r in range(rows)])
+        ids = torch.tensor([self.row(first + r, length, mix) for r in range(rows)])
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()

@@ -40,7 +40,7 @@ class Imitate:
         """Load the target and find the frequent classes."""
         teacher = load_model(self.teacher).requires_grad_(False)
         teacher_weight = teacher.embed_tokens.to(torch.bfloat16)
-        rows = torch.tensor([source.row(-1 - i, 512) for i in range(400)])
+        rows = torch.tensor([source.row(-1 - i, 512, SampleMix()) for i in range(400)])
         sampler = SampledVocabulary(frequent_classes(rows, LlamaShape().vocabulary, self.frequent), self.extra)
 
         def loss(
@@ -92,7 +92,7 @@ def main() -> int:
         teacher = require(a.teacher or a.cache / "target" / "checkpoint.pt", "python -m training.train")
         plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
         initialise(teacher, a.cache / a.name, tuple(a.source_layers))
-        mix = SampleMix(fim=0.7, suffix_first=0.75)
+        mix = SampleMix(fim=0.7, suffix_first=0.9)
         rates = Rates(muon=0.01, embedding=0.002, norm=0.002)
         run(Job(a.cache, plan, rates, a.workers, a.tokens, a.seed, 50, a.name, Imitate(teacher), mix))
     except TrainingError as error:

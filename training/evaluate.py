@@ -67,10 +67,10 @@ class Agreement:
 def agreement(target: Any, drafter: Any, encoder: Encoder, documents: list[Document], rows: int) -> Agreement:
     """Compare both on the middles of suffix-first samples of 512 tokens."""
     mix = SampleMix(fim=1.0, suffix_first=1.0, empty_suffix=0.1)
-    source = BatchSource(Corpus.of(documents), encoder, 7, mix)
+    source = BatchSource(Corpus.of(documents), encoder, 7)
     hits, positions = torch.zeros(_RANKS), 0
     for row in range(rows):
-        ids = torch.tensor([source.row(row, 512)])
+        ids = torch.tensor([source.row(row, 512, mix)])
         inside = middle_positions(ids[0], encoder)
         wanted = target(ids).logits[0, inside].argmax(dim=-1, keepdim=True)
         offered = drafter(ids).logits[0, inside].topk(_RANKS).indices

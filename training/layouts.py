@@ -1,12 +1,17 @@
 r"""Token layouts of one training sample: plain text, or fill-in-the-middle with the suffix or the prefix first.
 
     plain  [<|file_sep|>PATH\n] TEXT <|endoftext|>
-    SPM    [<|file_sep|>PATH\n] <|fim_suffix|>SUFFIX<|fim_prefix|>PREFIX<|fim_middle|>MIDDLE<|endoftext|>
+    SPM    [<|file_sep|>PATH\n] <|fim_prefix|><|fim_suffix|>SUFFIX<|fim_middle|>PREFIX MIDDLE<|endoftext|>
     PSM    [<|file_sep|>PATH\n] <|fim_prefix|>PREFIX<|fim_suffix|>SUFFIX<|fim_middle|>MIDDLE<|endoftext|>
 
 Prefix, middle and suffix are cut at characters (often inside a word) and encoded separately, so that the model learns
-to finish a word that the user has begun to type. In both orders the middle follows ``<|fim_middle|>``; in SPM order
-typing only appends to the prefix, which keeps a cached prompt valid.
+to finish a word that the user has begun to type. In SPM order nothing stands between prefix and middle: continuing is
+ordinary text prediction, which a small model learns from every token, and typing only appends to the prompt, which
+keeps a cached prompt valid. A plain sample that stops inside a file ends with <|fim_pad|>, which is never a target.
+
+The early phases of the bundled target's run used a first format (`FIRST_MIX`): <|fim_suffix|>SUFFIX<|fim_prefix|>PREFIX
+<|fim_middle|>MIDDLE, and <|endoftext|> wherever a sample stopped. After 20,000 samples the model had not learnt to read
+the prefix across the mark, and it ended too early.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from training.tokenizer import END_OF_TEXT, FILE_SEPARATOR, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX
+from training.tokenizer import END_OF_TEXT, FILE_SEPARATOR, FIM_MIDDLE, FIM_PAD, FIM_PREFIX, FIM_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,12 @@ class SampleMix:
     fim: float = 0.5
     suffix_first: float = 0.6  # of the fill-in-the-middle samples
     header: float = 0.5  # samples that begin with <|file_sep|>PATH
+    joined: bool = True  # suffix-first samples have nothing between prefix and middle
+    pad_cuts: bool = True  # a plain sample that stops inside a file ends with <|fim_pad|>
     empty_suffix: float = 0.12  # of the fill-in-the-middle samples: the cursor stands at the end of the file
+
+
+FIRST_MIX = SampleMix(joined=False, pad_cuts=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class Encoder:
         self.prefix = _special(tokenizer, FIM_PREFIX)
         self.middle = _special(tokenizer, FIM_MIDDLE)
         self.suffix = _special(tokenizer, FIM_SUFFIX)
+        self.pad = _special(tokenizer, FIM_PAD)
         self.file = _special(tokenizer, FILE_SEPARATOR)
 
     def encode(self, text: str) -> list[int]:
@@ -60,8 +71,10 @@ class Encoder:
         """Token ids of the file header."""
         return [self.file, *self.encode(path + "\n")]
 
-    def prompt(self, prefix: list[int], suffix: list[int], suffix_first: bool) -> list[int]:
-        """Token ids before the middle, ``<|fim_middle|>`` included."""
+    def prompt(self, prefix: list[int], suffix: list[int], suffix_first: bool, joined: bool = True) -> list[int]:
+        """Token ids before the middle."""
+        if suffix_first and joined:
+            return [self.prefix, self.suffix, *suffix, self.middle, *prefix]
         if suffix_first:
             return [self.suffix, *suffix, self.prefix, *prefix, self.middle]
         return [self.prefix, *prefix, self.suffix, *suffix, self.middle]
@@ -120,12 +133,15 @@ def choose_cut(text: str, rng: random.Random) -> Cut:
     return Cut(start, min(end, start + 1200, len(text)))
 
 
-def build_sample(encoder: Encoder, path: str, text: str, room: int, rng: random.Random, mix: SampleMix) -> list[int]:
-    """Token ids of one sample, at most ``room`` of them (``room`` >= 64)."""
+def build_sample(
+    encoder: Encoder, path: str, text: str, whole: bool, room: int, rng: random.Random, mix: SampleMix
+) -> list[int]:
+    """Token ids of one sample, at most ``room`` of them; ``whole``: the text ends where its file ends."""
+    last = encoder.end if whole or not mix.pad_cuts else encoder.pad
     head = encoder.header(path) if rng.random() < mix.header else []
     room -= len(head)
     if rng.random() >= mix.fim or len(text) < 40:
-        return head + [*encoder.encode(text), encoder.end][:room]
+        return head + [*encoder.encode(text), last][:room]
     cut = choose_cut(text, rng)
     prefix, middle = encoder.encode(text[: cut.start]), encoder.encode(text[cut.start : cut.end])
     suffix = [] if rng.random() < mix.empty_suffix else encoder.encode(text[cut.end :])
@@ -134,5 +150,5 @@ def build_sample(encoder: Encoder, path: str, text: str, room: int, rng: random.
     keep_suffix = min(len(suffix), max(room // 3, room - len(prefix)))
     keep_prefix = min(len(prefix), room - keep_suffix)
     prefix, suffix = prefix[len(prefix) - keep_prefix :], suffix[:keep_suffix]
-    prompt = encoder.prompt(prefix, suffix, rng.random() < mix.suffix_first)
+    prompt = encoder.prompt(prefix, suffix, rng.random() < mix.suffix_first, mix.joined)
     return [*head, *prompt, *middle, encoder.end]

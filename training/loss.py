@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+PAD_ID = 4  # <|fim_pad|>, fifth of the special tokens
 _ROWS = 256  # rows of logits at a time
 
 
@@ -50,6 +51,12 @@ def cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Ten
     flat = hidden.reshape(-1, hidden.shape[-1])
     bias = torch.zeros(weight.shape[0])
     return _ChunkedCrossEntropy.apply(flat, weight, bias, targets.reshape(-1))  # pyright: ignore[reportReturnType]
+
+
+def scored(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drop the positions whose target is ``<|fim_pad|>``; hidden [rows, length, d] -> [n, d], targets -> [n]."""
+    keep = targets != PAD_ID
+    return hidden[keep], targets[keep]
 
 
 def frequent_classes(ids: torch.Tensor, vocabulary: int, count: int) -> torch.Tensor:

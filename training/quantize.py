@@ -19,6 +19,7 @@ from training.batches import BatchSource, Corpus
 from training.common import TrainingError, default_cache, progress, require
 from training.data import read_split
 from training.export import write_companions, write_json
+from training.layouts import SampleMix
 from training.trainer import load_encoder
 
 _CALIBRATION_LENGTH = 512
@@ -27,7 +28,7 @@ _CALIBRATION_LENGTH = 512
 def calibration_rows(cache: Path, count: int, seed: int) -> list[list[int]]:
     """Rows of training samples, ``count`` lists of 512 token ids."""
     source = BatchSource(Corpus.of(read_split(cache, "train")), load_encoder(cache), seed)
-    return [source.row(10_000_000 + i, _CALIBRATION_LENGTH - 1) for i in range(count)]
+    return [source.row(10_000_000 + i, _CALIBRATION_LENGTH - 1, SampleMix()) for i in range(count)]
 
 
 def run_autoawq(source: Path, target: Path, rows: list[list[int]], group_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,12 +11,17 @@ from training.common import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Steps at one sequence length and depth; ``sampled``: the softmax runs over a sample of the vocabulary."""
+    """Steps at one sequence length and depth.
+
+    ``sampled``: the softmax runs over a sample of the vocabulary. ``first_format``: rows are
+    built with training.layouts.FIRST_MIX.
+    """
 
     steps: int
     length: int
     layers: int
     sampled: bool
+    first_format: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,12 @@ def parse_knots(text: str) -> tuple[tuple[int, float], ...]:
 
 
 def parse_phases(text: str) -> tuple[Phase, ...]:
-    """Parse ``STEPSxLENGTHxLAYERS[s],...``; a trailing ``s`` asks for the sampled softmax."""
+    """Parse ``STEPSxLENGTHxLAYERS[s][f],...``; ``s``: sampled softmax, ``f``: first sample format."""
     phases: list[Phase] = []
     for item in text.split(","):
-        try:
-            steps, length, layers = (int(number) for number in item.removesuffix("s").split("x"))
-        except ValueError:
-            raise TrainingError(f"phase {item!r} is not STEPSxLENGTHxLAYERS with an optional trailing s") from None
-        phases.append(Phase(steps, length, layers, item.endswith("s")))
+        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)(s?)(f?)", item)
+        if found is None:
+            raise TrainingError(f"phase {item!r} is not STEPSxLENGTHxLAYERS with an optional s and f at its end")
+        steps, length, layers = (int(number) for number in found.groups()[:3])
+        phases.append(Phase(steps, length, layers, bool(found[4]), bool(found[5])))
     return tuple(phases)

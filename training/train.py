@@ -15,16 +15,19 @@ import torch
 
 from training.batches import BatchSource
 from training.common import TrainingError, default_cache, progress
-from training.loss import SampledVocabulary, cross_entropy, frequent_classes
+from training.layouts import FIRST_MIX, SampleMix
+from training.loss import SampledVocabulary, cross_entropy, frequent_classes, scored
 from training.model import Llama, LlamaShape
 from training.optimizer import Rates
 from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, run
 
-# The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax.
-PHASES = "600x512x2s,900x512x4s,560x1024x8s,50x2048x8"
+# The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax, f = first format.
+PHASES = "600x512x2sf,900x512x4sf,300x1024x8sf,250x1024x8s,30x2048x8"
 # Warm-up, a constant rate, then a fall to 2%: STEP:FACTOR, joined by straight lines.
-RATE = "0:0.025,39:1,1530:1,1600:0.798235,2110:0.02"
+RATE = "0:0.025,39:1,1530:1,1600:0.798235,1800:0.493045,2080:0.02"
+# What all later phases are fed.
+MIX = SampleMix(fim=0.65, suffix_first=0.85)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,13 @@ class NextToken:
 
     def prepare(self, source: BatchSource) -> LossFunction:
         """Find the frequent classes."""
-        rows = torch.tensor([source.row(-1 - i, 512) for i in range(400)])
+        rows = torch.tensor([source.row(-1 - i, 512, FIRST_MIX) for i in range(400)])
         sampler = SampledVocabulary(frequent_classes(rows, LlamaShape().vocabulary, self.frequent), self.extra)
 
         def loss(
             model: Llama, inputs: torch.Tensor, targets: torch.Tensor, phase: Phase, generator: torch.Generator
         ) -> torch.Tensor:
-            hidden = model.hidden_states(inputs)
+            hidden, targets = scored(model.hidden_states(inputs), targets)
             if phase.sampled:
                 return sampler.cross_entropy(hidden, model.embed_tokens, targets, generator)
             return cross_entropy(hidden, model.embed_tokens, targets)
@@ -54,7 +57,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="working folder (default: %(default)s)")
-    parser.add_argument("--phases", default=PHASES, help="STEPSxLENGTHxLAYERS[s],... (default: %(default)s)")
+    parser.add_argument("--phases", default=PHASES, help="STEPSxLENGTHxLAYERS[s][f],... (default: %(default)s)")
     parser.add_argument("--rate", default=RATE, help="STEP:FACTOR,... of the learning rate (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes; one per core")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per worker and step")
@@ -64,7 +67,7 @@ def main() -> int:
     a = parser.parse_args()
     try:
         plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
-        run(Job(a.cache, plan, Rates(), a.workers, a.tokens, a.seed, a.checkpoint_every, a.name, NextToken()))
+        run(Job(a.cache, plan, Rates(), a.workers, a.tokens, a.seed, a.checkpoint_every, a.name, NextToken(), MIX))
     except TrainingError as error:
         progress(f"error: {error}")
         return 1

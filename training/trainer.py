@@ -21,8 +21,8 @@ from training.batches import BatchSource, Corpus
 from training.common import progress, require
 from training.data import read_split
 from training.exchange import Exchange
-from training.layouts import Encoder, SampleMix
-from training.loss import cross_entropy
+from training.layouts import FIRST_MIX, Encoder, SampleMix
+from training.loss import cross_entropy, scored
 from training.model import Llama, LlamaShape, grow
 from training.optimizer import Optimizer, Rates
 from training.schedule import Phase, Plan
@@ -122,8 +122,9 @@ def save(job: Job, state: State) -> None:
 @torch.no_grad()
 def heldout_loss(model: Llama, source: BatchSource) -> float:
     """Mean loss in nats per token over fixed rows of the held-out packages (same sample mix)."""
-    inputs, targets = source.batch(0, 0, 1, _HELDOUT_ROWS, _HELDOUT_LENGTH)
-    return float(cross_entropy(model.hidden_states(inputs), model.embed_tokens, targets))
+    inputs, targets = source.batch(0, 0, 1, _HELDOUT_ROWS, _HELDOUT_LENGTH, SampleMix())
+    hidden, targets = scored(model.hidden_states(inputs), targets)
+    return float(cross_entropy(hidden, model.embed_tokens, targets))
 
 
 def set_depth(state: State, phase: Phase, job: Job, exchange: Exchange) -> None:
@@ -146,7 +147,7 @@ def worker(rank: int, job: Job, buffer: torch.Tensor, barrier: object) -> None:
     torch.set_num_threads(1)
     exchange = Exchange(rank, job.workers, buffer, barrier)  # pyright: ignore[reportArgumentType]
     encoder = load_encoder(job.cache)
-    source = BatchSource(Corpus.of(read_split(job.cache, "train")), encoder, job.seed, job.mix)
+    source = BatchSource(Corpus.of(read_split(job.cache, "train")), encoder, job.seed)
     heldout = BatchSource(Corpus.of(read_split(job.cache, "heldout")), encoder, job.seed)
     loss_function = job.objective.prepare(source)
     state = start(job, exchange)
@@ -154,7 +155,8 @@ def worker(rank: int, job: Job, buffer: torch.Tensor, barrier: object) -> None:
     while state.step < job.plan.steps:
         phase = job.plan.phase(state.step)
         set_depth(state, phase, job, exchange)
-        inputs, targets = source.batch(state.step, rank, job.workers, job.tokens // phase.length, phase.length)
+        mix = FIRST_MIX if phase.first_format else job.mix
+        inputs, targets = source.batch(state.step, rank, job.workers, job.tokens // phase.length, phase.length, mix)
         generator = torch.Generator().manual_seed((job.seed * 1_000_003 + state.step) * job.workers + rank)
         loss = loss_function(state.model, inputs, targets, phase, generator)
         loss.backward()

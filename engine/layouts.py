@@ -74,7 +74,7 @@ LAYOUTS = (
     # one sample in eight without a suffix. Marks are spelled as Qwen's; the architecture is Llama's.
     PromptLayout(
         "treeline",
-        (CONTEXT, "<|fim_suffix|>", SUFFIX, "<|fim_prefix|>", PREFIX, "<|fim_middle|>"),
+        (CONTEXT, "<|fim_prefix|>", "<|fim_suffix|>", SUFFIX, "<|fim_middle|>", PREFIX),
         fim_without_suffix=True,
         context="separator",
         separator="<|file_sep|>",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ USUAL_ROWS = 8  # a pass with more rows of prompt than this says nothing about t
 
 @dataclass(slots=True)
 class Counters:
-    """What a completion has cost so far. `target_passes` are those that chose tokens; `chosen` the tokens they chose."""
+    """What a completion has cost so far. `target_passes` are those that chose the `chosen` tokens."""
 
     target_passes: int = 0
     drafted_tokens: int = 0
@@ -40,8 +41,8 @@ class Counters:
 class Speculation:
     """Where guesses come from, and how many of them are checked in a pass: at most `nodes`, fewer as `policy` says.
 
-    `drafter` None: from n-grams alone. `shape`: at temperature > 0, draw trees of this shape from the drafter and verify
-    them as Sequoia does; the output then has the target's distribution, but is not that of decoding one by one.
+    `drafter` None: from n-grams alone. `shape`: at temperature > 0, draw trees of this shape from the drafter and
+    verify them as Sequoia does; the output then has the target's distribution, but is not that of decoding one by one.
     """
 
     drafter: ModelDrafter | None
@@ -112,7 +113,7 @@ class Decoding:
         return verdict.tokens
 
     def _draft(self, most: int) -> tuple[TokenTree, Callable[[Tensor], Verdict]]:
-        """Return a tree that hangs off the last token, and what to do with the target's logits [nodes, vocab] for it."""
+        """Return a tree below the last token, and what decides on it, given the target's logits [nodes, vocab]."""
         tree = TokenTree(self.tokens[-1])
         speculation = self._speculation
         depth = min(most - 1, MAX_DEPTH, self._target.context - len(self.tokens))
@@ -153,7 +154,8 @@ class Decoding:
     def _chooser(self, logits: Tensor) -> Callable[[int, Sequence[int]], int]:
         """Return the target's choice after each node of the tree. `logits`: [nodes, vocab]."""
         if self._greedy and not self._required:
-            return lambda node, path, choices=logits.argmax(-1).tolist(): choices[node]
+            choices = cast(list[int], logits.argmax(-1).tolist())  # pyright: ignore[reportUnknownMemberType]
+            return lambda node, _: choices[node]
         return lambda node, path: self._sampler.choose(
             logits[node], len(self.tokens) + len(path), self.tokens + list(path), self._allowed(path, logits.shape[1])
         )
@@ -163,7 +165,7 @@ class Decoding:
         if not owed:
             return None
         allowed = torch.zeros(vocab_size, dtype=torch.bool)
-        allowed[torch.from_numpy(self._tokenizer.allowed_ids(owed).copy())] = True
+        allowed[torch.tensor(self._tokenizer.allowed_ids(owed))] = True
         return allowed
 
     def _owed(self, path: Sequence[int]) -> bytes:

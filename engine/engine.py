@@ -15,9 +15,9 @@ import torch
 from engine.config import EngineConfig
 from engine.decoding import Decoding, Speculation
 from engine.errors import Cancelled, TreelineError
-from engine.hub import resolve_pair
+from engine.hub import Pair, resolve_pair
 from engine.kernels.device import pick_device
-from engine.model.loader import LoadOptions, load_transformer
+from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats
@@ -76,6 +76,7 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         pair = resolve_pair(config)
+        _check_memory(config, pair)
         device = pick_device(config.device, prefer_gpu=config.model != "bundled")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         tokenizer = Tokenizer.load(pair.target)
@@ -96,6 +97,12 @@ class Engine:
         self._drafter = ModelDrafter(Draft(drafter)) if drafter else None
         self._ngrams = NgramDrafter()
         self._auto = AutoBudget()
+
+    def forget(self) -> None:
+        """Empty the caches, so that the next request reads its whole prompt; measured costs stay."""
+        costs = self._auto
+        self.reset()
+        self._auto = costs
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = never) -> Iterator[CompletionChunk]:
         """Yield verified text as it comes; the last chunk says why it ended and what it cost.
@@ -208,6 +215,16 @@ def _stats(prompt: Prompt, decoding: Decoding, output: Sequence, clock: _Clock) 
 def _peak_rss() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _check_memory(config: EngineConfig, pair: Pair) -> None:
+    directories = [directory for directory in (pair.target, pair.drafter) if directory]
+    needed = sum(footprint(directory, config.context_length) for directory in directories)
+    if config.memory is not None and needed > config.memory:
+        raise TreelineError(
+            f"the models and their caches need {needed / 2**20:.0f} MiB, memory allows {config.memory / 2**20:.0f} MiB:"
+            " allow more, or choose a smaller model or context_length"
+        )
 
 
 def check_vocabularies(directory: Path, target: Tokenizer) -> None:

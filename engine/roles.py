@@ -63,7 +63,7 @@ class Draft:
         """See DraftModel."""
         logits, first = self._forward(tokens, parents, wanted)
         ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
-        return Branches(first, ids.tolist(), logprobs.tolist())
+        return Branches(first, ids.tolist(), logprobs.tolist())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
     def logits(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
         """See DraftModel."""

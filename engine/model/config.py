@@ -185,7 +185,7 @@ def _parse(fields: _Fields) -> ModelConfig:
 
 
 def _positions(fields: _Fields, family: Family) -> int:
-    """Return the context length; inside its sliding window a model is an ordinary full-attention one, so it ends there."""
+    """Return the context length; it ends with the sliding window, within which attention is full."""
     positions = fields.integer("max_position_embeddings", 2048)
     key = family.sliding_window_key
     if key and fields.raw.get(key) is not None:
@@ -243,5 +243,5 @@ def _awq(fields: _Fields) -> Awq | None:
     if group_size not in AWQ_GROUP_SIZES:
         allowed = ", ".join(map(str, AWQ_GROUP_SIZES))
         raise fields.error("quantization_config.group_size", f"is {group_size}: supported are {allowed}")
-    skipped = section.raw.get("modules_to_not_convert") or []
+    skipped = cast(list[object], section.raw.get("modules_to_not_convert") or [])
     return Awq(group_size, section.flag("zero_point", True), (*map(str, skipped), "lm_head"))

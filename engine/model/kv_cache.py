@@ -69,7 +69,7 @@ class KVCache:
         self.discard()
 
     def ancestors(self, first: int) -> Tensor:
-        """For rows `first`.. the uncommitted rows each sees (ancestors and itself): bool [rows - first, rows], on the CPU."""
+        """Return which uncommitted rows each row from `first` on sees, itself included: bool [rows - first, rows]."""
         count = len(self.parents)
         seen = torch.zeros(count, count, dtype=torch.bool)
         chain = 0

@@ -49,7 +49,7 @@ class LinearLoader:
     packed: bool
 
     def load(self, name: str, out_features: int, in_features: int, bias: bool) -> Projection:
-        """Read layer `name` (without ".weight"). Raises TreelineError for a tensor that is absent or of another shape."""
+        """Read layer `name` (without ".weight"). Raises TreelineError for a tensor absent or of another shape."""
         bias_tensor = self.dense(f"{name}.bias", [out_features]) if bias else None
         awq = self.config.awq
         if awq and awq.covers(name):
@@ -60,7 +60,7 @@ class LinearLoader:
         return Linear(self.cast(weight), bias_tensor)
 
     def embedding(self) -> Tensor:
-        """Return the token embedding [vocab, hidden] in the checkpoint's own type: only a few rows are used at a time."""
+        """Return the token embedding [vocab, hidden] in the checkpoint's own type: few rows are used at a time."""
         shape = [self.config.vocab_size, self.config.hidden_size]
         return self.checkpoint.tensor("model.embed_tokens.weight", shape).to(self.device)
 

@@ -14,6 +14,7 @@ from engine.model.linear import LinearLoader
 from engine.model.transformer import DecoderLayer, FusedLayer, Layer, Transformer, rope_table
 from engine.model.weights import Checkpoint
 
+CPU = torch.device("cpu")
 Progress = Callable[[int, int], None]  # layers done, layers in all
 
 
@@ -26,7 +27,7 @@ class LoadOptions:
     need not be exact. `context` bounds the positions (None: the model's own).
     """
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: torch.dtype | None = None
     pack_dense: bool = False
     context: int | None = None
@@ -55,6 +56,14 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
         rope=rope_table(config, positions).to(options.device),
         dtype=dtype,
     )
+
+
+def footprint(directory: Path, context: int | None = None) -> int:
+    """Return the bytes that a model takes at most: its files, and a float32 KV cache of `context` tokens."""
+    config = ModelConfig.load(directory)
+    positions = min(config.max_position_embeddings, context or config.max_position_embeddings)
+    cache = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * positions
+    return Checkpoint.open(directory).bytes() + cache
 
 
 def _layer(loader: LinearLoader, index: int) -> Layer:

@@ -122,7 +122,7 @@ class FusedLayer:
 
 @dataclass(slots=True)
 class Transformer:
-    """Embedding, layers, final norm and output projection of one checkpoint. Target and drafter are both of this class."""
+    """Embedding, layers, final norm and output projection of one checkpoint, be it target or drafter."""
 
     config: ModelConfig
     embedding: Tensor  # [vocab, hidden]

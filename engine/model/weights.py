@@ -48,7 +48,7 @@ class Checkpoint:
         return name in self.files
 
     def tensor(self, name: str, shape: Sequence[int], dtypes: Sequence[torch.dtype] = FLOATS) -> Tensor:
-        """Return tensor `name` without copying it. Raises TreelineError when it is absent or not of `shape` and `dtypes`."""
+        """Return tensor `name` without a copy. Raises TreelineError if absent or not of `shape` and `dtypes`."""
         if name not in self.files:
             raise TreelineError(f"{self.directory}: tensor {name} is missing: the checkpoint is incomplete")
         path = self.files[name]
@@ -89,8 +89,8 @@ def _shards(directory: Path) -> list[Path]:
     pickles = sorted(path for pattern in PICKLES for path in directory.glob(pattern))
     if pickles:
         raise TreelineError(
-            f"{pickles[0]} is a pickle, which can run code when it is loaded: Treeline reads safetensors only; convert it"
-            " with transformers, from_pretrained(...).save_pretrained(..., safe_serialization=True)"
+            f"{pickles[0]} is a pickle, which can run code when it is loaded: Treeline reads safetensors only; convert"
+            " it with transformers: from_pretrained(...).save_pretrained(..., safe_serialization=True)"
         )
     raise TreelineError(f"{directory} holds no .safetensors file: a checkpoint is a folder in Hugging Face layout")
 

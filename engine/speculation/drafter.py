@@ -120,7 +120,7 @@ class ModelDrafter:
         max_depth: int,
         allowed: Callable[[int], bool] | None = None,
     ) -> None:
-        """Add likely continuations of `tokens`, whose last one is the root of `tree`: the best `nodes`, as policy allows.
+        """Add likely continuations of `tokens`, the root of `tree` being the last: the best `nodes`, as `policy` allows.
 
         `tokens` must extend those of the last `reset` or `accept`. `allowed` filters the root's children. Nodes that
         other sources put into the tree are expanded like its own. The tree may end up larger: prune it.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from engine.errors import TreelineError
-from engine.request import CompletionChunk, CompletionRequest, CompletionStats, FinishReason, SamplingParams
+from engine.request import CompletionChunk, CompletionRequest, CompletionStats, FinishReason, SamplingParams, StopRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,17 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """How every case is completed. `fresh`: nothing is in the cache, so that times include reading the prompt."""
+    """How every case is completed.
+
+    `fresh`: nothing is in the cache, so that times include reading the prompt. `fixed_length`: the model's end tokens
+    end nothing, so that every case has `max_tokens` tokens.
+    """
 
     max_tokens: int
     sampling: SamplingParams
-    budget: int | None
-    fresh: bool
+    budget: int | None = None
+    fresh: bool = False
+    fixed_length: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,7 @@ def request_for(case: Case, settings: BenchSettings, speculation: bool) -> Compl
         language=case.language,
         max_tokens=settings.max_tokens,
         sampling=settings.sampling,
+        stop=StopRules(ignore_end_tokens=settings.fixed_length),
         speculation=speculation,
         budget=settings.budget,
     )

@@ -54,6 +54,9 @@ def decode(
         bool,
         typer.Option("--fresh", help="Time whole completions, reading the prompt included; otherwise decoding alone."),
     ] = False,
+    fixed_length: Annotated[
+        bool, typer.Option("--fixed-length", help="Go on behind the model's end tokens: every case has N tokens.")
+    ] = False,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
@@ -82,7 +85,7 @@ def decode(
         raise options.bad_option(error) from None
     engine_config = options.make_config(names, config)
     listed = read_cases(cases, limit)
-    settings = BenchSettings(max_tokens, sampling, engine_config.budget, fresh)
+    settings = BenchSettings(max_tokens, sampling, engine_config.budget, fresh, fixed_length)
     results, gap_of = _measure(engine_config, listed, settings)
     shown = {**asdict(engine_config), **asdict(settings), "cases_file": cases.name}
     answer = report(results, gap_of, shown, __version__)

@@ -19,7 +19,6 @@ from engine.errors import TreelineError
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Verification = Literal["keyed", "sequoia"]
-Kernels = Literal["auto", "native", "torch", "reference"]
 
 ENVIRONMENT_PREFIX = "TREELINE_"
 
@@ -34,7 +33,7 @@ class EngineConfig:
     and caches may take, None for no limit. `context_length`: tokens, None for the model's own. `budget`: draft nodes
     per pass, None to choose it from measured costs. `verification` at temperature > 0: "keyed" noise (the output does
     not depend on the tree) or "sequoia" (sampling without replacement). `layout`: name of a prompt layout, None to
-    choose it from the tokenizer. `threads`: CPU threads, None for all cores. `kernels`: which implementation.
+    choose it from the tokenizer. `threads`: CPU threads, None for all cores.
     """
 
     model: str = "bundled"
@@ -47,7 +46,6 @@ class EngineConfig:
     verification: Verification = "keyed"
     layout: str | None = None
     threads: int | None = None
-    kernels: Kernels = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,6 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "verification": _one_of("keyed", "sequoia"),
         "layout": _or_auto(Setting(_name, "the name of a prompt layout")),
         "threads": _or_auto(_integer(1)),
-        "kernels": _one_of("auto", "native", "torch", "reference"),
     }
 )
 

@@ -16,7 +16,7 @@ from engine.errors import TreelineError
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats, SamplingParams
 
 CASE = {"id": "a", "language": "python", "path": "a.py", "prefix": "x = ", "suffix": "\n", "expected": "1"}
-SETTINGS = BenchSettings(max_tokens=8, sampling=SamplingParams(), budget=None, fresh=False)
+SETTINGS = BenchSettings(max_tokens=8, sampling=SamplingParams())
 
 
 def stats(tokens: int, passes: int) -> CompletionStats:
@@ -134,7 +134,7 @@ def test_the_prompt_is_read_in_the_same_mode_before_each_timed_run() -> None:
 
 def test_fresh_empties_the_caches_before_each_run() -> None:
     engine = ScriptedEngine()
-    settings = BenchSettings(8, SamplingParams(), None, fresh=True)
+    settings = BenchSettings(8, SamplingParams(), fresh=True)
     run_cases(engine, cases(2), settings, lambda _: None, lambda: False)
     assert engine.forgotten == len(engine.calls) == 6
 

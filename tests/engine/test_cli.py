@@ -127,9 +127,7 @@ def test_every_option_reaches_the_engine(scripted: ScriptedEngine, source: Path)
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 40)
     assert (sampling.repetition_penalty, sampling.seed) == (1.1, 3)
     assert request.stop == StopRules(("END", "\n\n"), end_of_line=True)
-    assert scripted.config == EngineConfig(
-        "a/b", "none", "cpu", "float32", 8 << 30, None, 32, "sequoia", "plain", 2, "auto"
-    )
+    assert scripted.config == EngineConfig("a/b", "none", "cpu", "float32", 8 << 30, None, 32, "sequoia", "plain", 2)
 
 
 def test_settings_come_from_the_file_and_the_environment(

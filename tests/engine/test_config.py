@@ -54,11 +54,10 @@ def test_a_byte_order_mark_and_every_key_are_read(tmp_path: Path) -> None:
     verification = "sequoia"
     layout = "plain"
     threads = 4
-    kernels = "torch"
     """
     config = load_config({}, write(tmp_path, b"\xef\xbb\xbf" + text.encode()), {})
     assert config == EngineConfig(
-        "llama-3.1-70b", "none", "cuda", "bfloat16", 8 << 30, 4096, None, "sequoia", "plain", 4, "torch"
+        "llama-3.1-70b", "none", "cuda", "bfloat16", 8 << 30, 4096, None, "sequoia", "plain", 4
     )
 
 
@@ -106,7 +105,7 @@ def test_sizes_that_are_none(text: str) -> None:
         ('memory = "lots"', "memory in {file} is 'lots': expected a size"),
         ("memory = -5", "memory in {file} is -5: expected a size"),
         ("memory = 1.5", "memory in {file} is 1.5: expected a size"),
-        ("kernels = []", "kernels in {file} is []: expected one of"),
+        ("dtype = []", "dtype in {file} is []: expected one of"),
         ('model = "x"\nbudget = \n', "{file}:2:10: Invalid value"),
         ("model = ", "{file}: Invalid value"),
         (b"model = '\xff'", "{file} is not UTF-8 (byte 9)"),

@@ -46,8 +46,6 @@ def tune(workers: Workers, peer: Peer, prompts: Sequence[Prompt], max_tokens: in
     """Try every variant on `prompts`, taking turns; the first prompt warms each up, uncounted."""
     for settings in peer.variants:
         workers[peer.worker].complete(Job(prompts[0], max_tokens, settings))
-    if len(peer.variants) == 1:
-        return Tuned(peer, peer.variants[0], [])
     rates: list[list[float]] = [[] for _ in peer.variants]
     for prompt in prompts:
         for settings, found in zip(peer.variants, rates, strict=True):

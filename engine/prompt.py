@@ -164,8 +164,8 @@ def render_chat(messages: Sequence[Mapping[str, str]], directory: str | Path) ->
     `messages` have `role` and `content`. The model's own template is used (`chat_template` in tokenizer_config.json or
     chat_template.jinja). Raises TreelineError if it has none, or refuses the messages.
     """
-    from jinja2 import TemplateError  # comes with transformers' chat templates; slow to import, and only chat needs it
-    from transformers import AutoTokenizer
+    from jinja2 import TemplateError  # what chat templates are written in; torch brings it
+    from transformers import AutoTokenizer  # slow to import, and only chat needs it
 
     tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
     if not tokenizer.chat_template:
@@ -176,6 +176,6 @@ def render_chat(messages: Sequence[Mapping[str, str]], directory: str | Path) ->
         ids = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
-    except (TemplateError, ValueError) as error:
+    except (TemplateError, ValueError, TypeError) as error:
         raise TreelineError(f"{directory}: the chat template refuses these messages: {error}") from error
     return list(cast("Sequence[int]", ids))

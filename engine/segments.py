@@ -15,7 +15,7 @@ import tokenizers
 
 from engine.tokenizer_files import Json, components
 
-_GENERATION = 4096  # segments kept at least; about one per line, so several large files
+_GENERATION = 16384  # segments kept at least, about one per line: several large files, in a few megabytes
 _PLAIN_NORMALIZERS = frozenset({"NFC", "Replace", "Prepend"})
 _PLAIN_PRE_TOKENIZERS = frozenset({"ByteLevel", "Split", "Digits", "Metaspace", "Punctuation"})
 _BEFORE = ("", "a", "1", " ", "  ", ".", "_", "\n", "\t", "a.", "'", "\u00e9", "\u4e2d", "12")

@@ -7,6 +7,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,17 @@ _EOS = {"llama3": 1, "deepseek": 1, "codellama": 2, "codestral": 2, "mistral": 2
 _MODEL_TYPE = {"qwen": "qwen2", "starcoder2": "starcoder2", "codestral": "mistral", "mistral": "mistral"}
 
 
-def write_tokenizer(family: str, directory: Path, vocab_size: int = 1500) -> Path:
-    """Train the family's kind of tokenizer and write its files to `directory`."""
+def write_tokenizer(family: str, directory: Path) -> Path:
+    """Write the files of the family's kind of tokenizer to `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
+    for name, text in trained(family):
+        (directory / name).write_text(text, encoding="utf-8")
+    return directory
+
+
+@cache
+def trained(family: str, vocab_size: int = 1500) -> tuple[tuple[str, str], ...]:
+    """Train the family's kind of tokenizer; return the files of its checkpoint, by name."""
     sentencepiece = family in ("codellama", "codestral", "mistral")
     document = _sentencepiece(family, vocab_size) if sentencepiece else _byte_level(family, vocab_size)
     specials = SPECIALS[family]
@@ -54,9 +63,8 @@ def write_tokenizer(family: str, directory: Path, vocab_size: int = 1500) -> Pat
     if family in _BOS:
         config["bos_token"] = {"content": specials[_BOS[family]], "__type": "AddedToken"}
     model = {"model_type": _MODEL_TYPE.get(family, "llama"), "eos_token_id": _EOS.get(family, 0)}
-    for name, content in (("tokenizer", document), ("tokenizer_config", config), ("config", model)):
-        (directory / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return directory
+    contents = (("tokenizer", document), ("tokenizer_config", config), ("config", model))
+    return tuple((f"{name}.json", json.dumps(content)) for name, content in contents)
 
 
 def _pre_tokenizer(family: str) -> pre_tokenizers.PreTokenizer:
@@ -98,9 +106,11 @@ def _byte_level(family: str, vocab_size: int) -> dict[str, Any]:
     if family == "qwen":  # as released: the markers of fill-in-the-middle are not flagged special
         for token in document["added_tokens"][3:]:
             token["special"] = False
-    if family == "deepseek":  # as released: ordinary letters among the added tokens
+    if family == "deepseek":  # as released: no token for bytes that UTF-8 never uses, but letters that spell such bytes
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-        document["added_tokens"].append({"id": vocab_size, "content": "õ", **flags})
+        rest = [text for text in document["model"]["vocab"] if text != "õ"]
+        document["model"]["vocab"] = {text: i for i, text in enumerate(rest)}
+        document["added_tokens"].append({"id": len(rest), "content": "õ", **flags})
     return document
 
 

@@ -33,8 +33,9 @@ class StaticTree:
 def expected_tokens(acceptance: Sequence[float], max_nodes: int, max_depth: int) -> NDArray[np.float64]:
     """F `[max_depth + 1, max_nodes + 1]`: expected tokens per pass of the best tree of n nodes and d draft levels.
 
-    `acceptance[i]`: P(the i-th child of an accepted node is the accepted one). Sequoia's dynamic programme (Chen et al.
-    2024, section 3): F(1, d) = 1, F(n, d) = 1 + max over n_1 + ... + n_k = n - 1 of sum acceptance[i] F(n_i, d - 1).
+    `acceptance[i]`: P(the i-th child of an accepted node is the accepted one), best first. Sequoia's dynamic programme
+    (Chen et al. 2024, arXiv 2402.12374, section 3): F(1, d) = 1,
+    F(n, d) = 1 + max over n_1 + ... + n_k = n - 1 of sum acceptance[i] F(n_i, d - 1).
     """
     table = np.ones((max_depth + 1, max_nodes + 1))
     table[:, 0] = 0
@@ -109,20 +110,17 @@ def _fit(points: Sequence[tuple[float, int, int]]) -> tuple[float, float]:
         seconds, rows, _ = points[0]
         slope = seconds / (rows + _ASSUMED_ROWS)
         return slope * _ASSUMED_ROWS, slope
-    w = x = y = xx = xy = 0.0
-    for seconds, rows, count in points:
-        weight = count / (seconds * seconds)
-        w += weight
-        x += weight * rows
-        y += weight * seconds
-        xx += weight * rows * rows
-        xy += weight * rows * seconds
-    slope = (w * xy - x * y) / (w * xx - x * x)
-    if slope < 0:
-        return y / w, 0.0
-    intercept = (y - slope * x) / w
-    if intercept < 0:
-        return 0.0, xy / xx
+    weighted = [(count / seconds**2, rows, seconds) for seconds, rows, count in points]
+    total = sum(weight for weight, _, _ in weighted)
+    mean_rows = sum(weight * rows for weight, rows, _ in weighted) / total
+    mean_seconds = sum(weight * seconds for weight, _, seconds in weighted) / total
+    variance = sum(weight * (rows - mean_rows) ** 2 for weight, rows, _ in weighted)
+    covariance = sum(weight * (rows - mean_rows) * (seconds - mean_seconds) for weight, rows, seconds in weighted)
+    slope = max(covariance / variance, 0.0)
+    intercept = mean_seconds - slope * mean_rows
+    if intercept < 0:  # the best line through the origin
+        squares = sum(weight * rows**2 for weight, rows, _ in weighted)
+        return 0.0, sum(weight * rows * seconds for weight, rows, seconds in weighted) / squares
     return intercept, slope
 
 
@@ -144,7 +142,7 @@ class AutoBudget:
         self._tokens = self._seconds = self._weight = 0.0  # decayed sums over steps
         self._steps = 0
         self._prefill = False
-        self._probing = False
+        self._probing = self._draft_probe = False
 
     @property
     def rate(self) -> float:
@@ -170,7 +168,7 @@ class AutoBudget:
         self._seconds = self._seconds * _DECAY + seconds
         self._weight = self._weight * _DECAY + 1
         self._steps += 1
-        self._probing = self._steps % _PROBE_EVERY == 0
+        self._probing = self._draft_probe = self._steps % _PROBE_EVERY == 0
 
     def min_node_probability(self) -> float:
         """P(accepted) under which a node costs the target pass more than it brings; at 1 or above: verify none."""
@@ -187,7 +185,7 @@ class AutoBudget:
         """
         if self._steps < len(_FIRST_NODES) or self.draft.count < _FIRST_DRAFTS:
             return gain > _FIRST_EXPANSION
-        if self._probing and gain > _FIRST_EXPANSION:
-            self._probing = False  # one pass is enough
+        if self._draft_probe and gain > _FIRST_EXPANSION:
+            self._draft_probe = False  # one pass is enough
             return True
         return gain > self.rate * self.draft.seconds(rows)

@@ -24,8 +24,7 @@ def draw_children(logprobs: NDArray[np.floating], count: int, rng: np.random.Gen
     when fewer can be drawn.
     """
     keys = logprobs + rng.gumbel(size=len(logprobs))
-    count = min(count, len(keys))
-    best = np.argpartition(keys, len(keys) - count)[len(keys) - count :] if count < len(keys) else np.arange(count)
+    best = np.argpartition(-keys, count)[:count] if 0 <= count < len(keys) else np.arange(len(keys))
     ordered = best[np.argsort(-keys[best])]
     return [int(token) for token in ordered if keys[token] > -np.inf]
 

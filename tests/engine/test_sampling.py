@@ -41,8 +41,10 @@ def chi_square_p(counts: np.ndarray, probs: np.ndarray) -> float:
 def test_distribution_is_that_of_transformers(params: SamplingParams) -> None:
     from transformers.generation import logits_process as reference
 
-    steps = [reference.RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty))]
-    steps.append(reference.TemperatureLogitsWarper(params.temperature))
+    steps: list[reference.LogitsProcessor] = [
+        reference.RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty)),
+        reference.TemperatureLogitsWarper(params.temperature),
+    ]
     if params.top_k:
         steps.append(reference.TopKLogitsWarper(params.top_k))
     if params.top_p < 1:
@@ -53,7 +55,7 @@ def test_distribution_is_that_of_transformers(params: SamplingParams) -> None:
         history = torch.randint(1000, (200,), generator=generator).tolist()
         scores = logits[None].clone()
         for step in steps:
-            scores = step(torch.tensor([history]), scores)
+            scores = step(torch.tensor([history]), scores)  # pyright: ignore[reportArgumentType]
         expected = scores[0].softmax(-1).numpy()
         probs = Sampler(params).distribution(logits, history)
         assert np.array_equal(probs > 0, expected > 0)

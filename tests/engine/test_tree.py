@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -41,7 +42,7 @@ def test_path_runs_from_the_root_to_the_node(tree: TokenTree) -> None:
     for node in range(len(tree)):
         path = tree.path(node)
         assert (path[0], path[-1], len(path)) == (0, node, tree.depths[node] + 1)
-        assert all(tree.parents[child] == parent for parent, child in zip(path, path[1:], strict=False))
+        assert all(tree.parents[child] == parent for parent, child in pairwise(path))
 
 
 @given(trees())

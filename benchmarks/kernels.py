@@ -83,13 +83,6 @@ def linear4_cases(rows: list[int]) -> Iterator[Case]:
         for m in rows:
             x = torch.randn(m, inputs)
             half = x.bfloat16()
-            baseline = torch.ops.aten._weight_int4pack_mm_for_cpu
-            pairs = theirs.scales_and_offsets
-
-            def run_theirs(
-                half: Tensor = half, weight: Tensor = theirs.packed, group: int = group, pairs: Tensor = pairs
-            ) -> object:
-                return baseline(half, weight, group, pairs)
 
             yield Case(
                 "linear4",
@@ -99,7 +92,9 @@ def linear4_cases(rows: list[int]) -> Iterator[Case]:
                 2 * m * inputs * outputs,
                 lambda x=x, ours=ours: ours(x),
                 "torch int4",
-                run_theirs,
+                lambda x=half, theirs=theirs, g=group: torch.ops.aten._weight_int4pack_mm_for_cpu(
+                    x, theirs.packed, g, theirs.scales_and_offsets
+                ),
             )
 
 
@@ -110,6 +105,7 @@ def linear8_cases(rows: list[int]) -> Iterator[Case]:
         half = weight.bfloat16()
         for m in rows:
             x = torch.randn(m, inputs)
+            half_x = x.bfloat16()
             yield Case(
                 "linear8",
                 f"K{inputs} N{outputs} g64",
@@ -118,7 +114,7 @@ def linear8_cases(rows: list[int]) -> Iterator[Case]:
                 2 * m * inputs * outputs,
                 lambda x=x, ours=ours: ours(x),
                 "torch bf16",
-                lambda x=x.bfloat16(), half=half: torch.nn.functional.linear(x, half),
+                lambda x=half_x, half=half: torch.nn.functional.linear(x, half),
             )
 
 
@@ -243,7 +239,11 @@ def main() -> int:
             if not options.json:
                 print(line(timings[-1]), flush=True)
     if options.json:
-        report = {"threads": torch.get_num_threads(), "torch": torch.__version__, "timings": [asdict(t) for t in timings]}
+        report = {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "timings": [asdict(t) for t in timings],
+        }
         print(json.dumps(report, indent=1))
     return 0
 

@@ -53,8 +53,8 @@ def library_path(compiler: str, march: str) -> Path:
     return cache_directory() / "kernels" / f"kernels-{digest.hexdigest()[:24]}.so"
 
 
-def build(march: str = "native", fresh: bool = False) -> Path:
-    """Path of the compiled library, compiling it if the cache lacks it (or `fresh`: in any case).
+def build(march: str = "native") -> Path:
+    """Path of the compiled library, compiling it if the cache has none, or a damaged one.
 
     Raises BuildError. Processes that ask at the same time wait for one compilation; the file appears atomically.
     """
@@ -63,13 +63,11 @@ def build(march: str = "native", fresh: bool = False) -> Path:
         raise BuildError("no C++ compiler found (CXX, c++, g++, clang++)")
     try:
         path = library_path(compiler, march)
-        if path.exists() and not fresh:
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = _stamp(path)
-        with _locked(path.with_suffix(".lock")):
-            if _stamp(path) == before:  # otherwise another process built it while we waited
-                _compile(compiler, march, path)
+        if not _intact(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                if not _intact(path):  # otherwise another process built it while we waited
+                    _compile(compiler, march, path)
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{compiler}: {error}") from error
     return path
@@ -86,7 +84,7 @@ def _compile(compiler: str, march: str, path: Path) -> None:
             command = [compiler, *flags(march), str(SOURCES / "kernels.cpp"), "-o", name, *runtime]
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
             if done.returncode == 0:
-                temporary.chmod(0o755)
+                _seal(temporary)
                 temporary.replace(path)
                 return
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
@@ -95,12 +93,20 @@ def _compile(compiler: str, march: str, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _seal(path: Path) -> None:
+    """Append a digest, which loaders ignore: mapping a truncated library would kill the process."""
+    content = path.read_bytes()
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    path.chmod(0o755)
+
+
+def _intact(path: Path) -> bool:
     try:
-        stat = path.stat()
+        content = path.read_bytes()
     except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
+        return False
+    size = hashlib.sha256().digest_size
+    return len(content) > size and hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _cpu_flags() -> bytes:

@@ -7,7 +7,6 @@ import logging
 import os
 from ctypes import POINTER, c_double, c_int64, c_void_p
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -16,7 +15,6 @@ from engine.errors import TreelineError
 from engine.kernels.build import BuildError, build
 
 Backend = Literal["native", "torch", "reference"]
-VERSION = 1  # of the C interface, equal to tl_version()
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +67,6 @@ class LayerStruct(ctypes.Structure):
 
 
 SIGNATURES: dict[str, tuple[object, ...]] = {
-    "tl_version": (),
     "tl_vector_bytes": (),
     "tl_has_vnni": (),
     "tl_block_bytes": (POINTER(LinearStruct),),
@@ -80,36 +77,22 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "tl_layer": (c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64),
     "tl_top_logprobs": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
 }
-RETURNING = ("tl_version", "tl_vector_bytes", "tl_has_vnni", "tl_block_bytes")
-
-
-def open_library(path: Path) -> ctypes.CDLL:
-    """Load a compiled library; OSError or AttributeError if it is not one of ours."""
-    # torch is imported above: its OpenMP runtime must be in the process first, so that there is only one.
-    library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
-    for name, arguments in SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes = list(arguments)
-        function.restype = c_int64 if name in RETURNING else None
-    if library.tl_version() != VERSION:
-        raise OSError(f"{path.name} has interface version {library.tl_version()}, not {VERSION}")
-    return library
+RETURNING = ("tl_vector_bytes", "tl_has_vnni", "tl_block_bytes")
 
 
 def load(march: str = "native") -> ctypes.CDLL:
-    """Compile if needed and load. A library that does not load (a damaged cache) is compiled again once.
-
-    Raises BuildError.
-    """
+    """The kernels for an instruction set (a value of the compiler's -march), compiled if need be. Raises BuildError."""
     path = build(march)
+    # torch is imported above: its OpenMP runtime must be in the process first, so that there is only one.
     try:
-        return open_library(path)
-    except (OSError, AttributeError):
-        path = build(march, fresh=True)
-    try:
-        return open_library(path)
+        loaded = ctypes.CDLL(str(path))
+        for name, arguments in SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.argtypes = list(arguments)
+            function.restype = c_int64 if name in RETURNING else None
     except (OSError, AttributeError) as error:
         raise BuildError(f"{path}: {error}") from error
+    return loaded
 
 
 @lru_cache(maxsize=1)

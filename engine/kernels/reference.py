@@ -22,7 +22,8 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
 
 def pack_nibbles(values: Tensor) -> Tensor:
     """AWQ's int32 [R, N / 8] from integers 0..15 [R, N]; the inverse of `unpack_nibbles`."""
-    ordered = values.to(torch.int64).unflatten(1, (-1, 8))[:, :, list(AWQ_COLUMN_ORDER)]
+    order = torch.tensor(AWQ_COLUMN_ORDER)
+    ordered = values.long().view(len(values), -1, 8)[:, :, order]
     words = torch.sum(ordered * 16 ** torch.arange(8), -1)  # unsigned, in 64 bits
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 

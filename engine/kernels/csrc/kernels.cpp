@@ -6,12 +6,11 @@
 using namespace tl;
 
 // Two threads do not pay below this many multiplications.
-static int team_for(int64_t work, int64_t threads) { return work < (1 << 18) ? 1 : static_cast<int>(threads); }
+static int team_for(int64_t work, int64_t threads) {
+    return work < (1 << 18) ? 1 : static_cast<int>(std::min<int64_t>(threads, Tasks::MAX_TEAM));
+}
 
 extern "C" {
-
-// Changes whenever the meaning of an argument does.
-int64_t tl_version() { return 1; }
 
 // Bytes of a vector register, and whether dot products of bytes are one instruction.
 int64_t tl_vector_bytes() { return W * 4; }
@@ -34,22 +33,23 @@ void tl_dequantize(const Linear* weight, float* out, int64_t threads) { dequanti
 void tl_linear(const Linear* weight, const float* x, int64_t rows, const float* norm, double eps, float* y, int64_t threads) {
     static thread_local Arena arena;
     const int team = team_for(rows * weight->in * weight->out, threads);
+    const bool split = team > 1 && rows * weight->in > SHARED_QUANTIZE;
     arena.reserve(Activations::bytes(rows, weight->in, weight->group));
     const Activations a = Activations::carve(arena, rows, weight->in, weight->group);
-    if (team == 1 || rows * weight->in <= SHARED_QUANTIZE) {
-        quantize_rows(x, weight->in, norm, static_cast<float>(eps), {0, rows}, a);
-        if (team == 1) return multiply_share(*weight, a, rows, 0, 1, y, weight->out, false);
-#pragma omp parallel num_threads(team)
-        multiply_share(*weight, a, rows, omp_get_thread_num(), omp_get_num_threads(), y, weight->out, false);
-        return;
-    }
+    const Cut cut(*weight, rows, team);
+    Tasks tasks;
+    tasks.reset(cut.units(), team);
+    if (!split) quantize_rows(x, weight->in, norm, static_cast<float>(eps), {0, rows}, a);
+    if (team == 1) return multiply_part(*weight, a, cut, tasks, 0, y, weight->out, false);
     Barrier barrier;
 #pragma omp parallel num_threads(team)
     {
         const int rank = omp_get_thread_num(), size = omp_get_num_threads();
-        quantize_rows(x, weight->in, norm, static_cast<float>(eps), share(rows, rank, size), a);
-        barrier.wait(size);
-        multiply_share(*weight, a, rows, rank, size, y, weight->out, false);
+        if (split) {
+            quantize_rows(x, weight->in, norm, static_cast<float>(eps), share(rows, rank, size), a);
+            barrier.wait(size);
+        }
+        multiply_part(*weight, a, cut, tasks, rank, y, weight->out, false);
     }
 }
 

@@ -34,6 +34,8 @@ struct Work {
     float* context;  // [M, heads * head_dim]
     Activations normed, attended, gated;
     Barrier barrier;
+    Tasks project, attend, mix, gate, reduce;  // one per phase
+    int planned;  // threads that the work was cut for; the team may turn out smaller
 };
 
 struct Private {
@@ -114,14 +116,14 @@ static void attend_unit(Work& work, Private& mine, int64_t h, Range heads, Range
     flush();
 }
 
-// Projections, rotation and attention of whole kv heads per thread: no barrier between them.
-static void attention_by_heads(Work& work, Private& mine, const Activations& a, Range kv) {
+// Projections, rotation, attention and quantisation of a whole kv head: nothing in it waits for another thread.
+static void attention_of_head(Work& work, Private& mine, const Activations& a, int64_t h) {
     const Layer& layer = *work.layer;
     const int64_t rows = work.step->count, per_kv = layer.queries_per_kv(), tiles = layer.head_dim / 16;
-    const int64_t width = layer.qkv_width(), dim = layer.head_dim;
-    const Range parts[3] = {{kv.begin * per_kv, kv.end * per_kv},
-                            {layer.heads + kv.begin, layer.heads + kv.end},
-                            {layer.heads + layer.kv_heads + kv.begin, layer.heads + layer.kv_heads + kv.end}};
+    const int64_t width = layer.qkv_width(), dim = layer.head_dim, columns = layer.heads * dim;
+    const Range parts[3] = {{h * per_kv, (h + 1) * per_kv},
+                            {layer.heads + h, layer.heads + h + 1},
+                            {layer.heads + layer.kv_heads + h, layer.heads + layer.kv_heads + h + 1}};
     const int64_t pass = rows_per_pass(layer.hidden);
     for (int64_t m = 0; m < rows; m += pass) {
         for (const Range& part : parts) {
@@ -129,46 +131,54 @@ static void attention_by_heads(Work& work, Private& mine, const Activations& a, 
                            work.qkv + m * width + part.begin * dim, width, false);
         }
     }
-    for (int64_t h = kv.begin; h < kv.end; h++) {
-        for (int64_t m = 0; m < rows; m++) place(work, h, m);
-        attend_unit(work, mine, h, {h * per_kv, (h + 1) * per_kv}, {0, rows});
+    for (int64_t m = 0; m < rows; m++) place(work, h, m);
+    attend_unit(work, mine, h, parts[0], {0, rows});
+    for (int64_t m = 0; m < rows; m++) {
+        quantize_row(work.context + m * columns, nullptr, 1.0f, parts[0].begin * dim, parts[0].end * dim, m, work.attended);
     }
 }
 
-// The same for any number of threads and heads, with barriers.
+// Whether attention is done in whole heads: they can be shared out evenly, and no group of activations spans two.
+static bool by_heads(const Layer& layer, int team) {
+    return layer.kv_heads % team == 0 && layer.queries_per_kv() * layer.head_dim % layer.output.group == 0;
+}
+
+// Otherwise: units of some rows of all query heads of a kv head, or of one query head if there are few.
+struct AttentionCut {
+    int64_t chunks, split, units;
+
+    AttentionCut(const Layer& layer, int64_t rows, int team) : chunks((rows + ROW_CHUNK - 1) / ROW_CHUNK) {
+        split = layer.kv_heads * chunks < 2 * team ? layer.queries_per_kv() : 1;
+        units = layer.kv_heads * split * chunks;
+    }
+};
+
 static void attention_by_units(Work& work, Private& mine, const Activations& a) {
     const Layer& layer = *work.layer;
-    const int64_t rows = work.step->count, per_kv = layer.queries_per_kv();
-    multiply_share(layer.qkv, a, rows, mine.rank, mine.team, work.qkv, layer.qkv_width(), false);
+    const int64_t rows = work.step->count, per_kv = layer.queries_per_kv(), columns = layer.heads * layer.head_dim;
+    multiply_part(layer.qkv, a, Cut(layer.qkv, rows, work.planned), work.project, mine.rank, work.qkv, layer.qkv_width(), false);
     work.barrier.wait(mine.team);
     const Range places = share(layer.kv_heads * rows, mine.rank, mine.team);
     for (int64_t i = places.begin; i < places.end; i++) place(work, i / rows, i % rows);
     work.barrier.wait(mine.team);
-    const int64_t chunks = (rows + ROW_CHUNK - 1) / ROW_CHUNK;
-    const int64_t split = layer.kv_heads * chunks < 2 * mine.team ? per_kv : 1;  // parts of a kv head's queries
-    const Range units = share(layer.kv_heads * split * chunks, mine.rank, mine.team);
-    for (int64_t u = units.begin; u < units.end; u++) {
-        const int64_t part = u / chunks, h = part / split, first = (u % chunks) * ROW_CHUNK, size = per_kv / split;
-        const int64_t head = h * per_kv + part % split * size;
+    const AttentionCut cut(layer, rows, work.planned);
+    for (int64_t unit; (unit = work.attend.take(mine.rank)) >= 0;) {
+        const int64_t part = unit / cut.chunks, h = part / cut.split, first = unit % cut.chunks * ROW_CHUNK;
+        const int64_t size = per_kv / cut.split, head = h * per_kv + part % cut.split * size;
         attend_unit(work, mine, h, {head, head + size}, {first, std::min(rows, first + ROW_CHUNK)});
     }
     work.barrier.wait(mine.team);
+    quantize_rows(work.context, columns, nullptr, 0, share(rows, mine.rank, mine.team), work.attended);
 }
 
 // Attention's output, quantised for the output projection.
 static void attention(Work& work, Private& mine) {
     const Layer& layer = *work.layer;
-    const int64_t rows = work.step->count, columns = layer.heads * layer.head_dim;
     const Activations a = quantize_hidden(work, mine, layer.input_norm);
-    const int64_t owned = columns / mine.team;
-    if (layer.kv_heads % mine.team == 0 && owned % work.attended.group == 0) {
-        attention_by_heads(work, mine, a, share(layer.kv_heads, mine.rank, mine.team));
-        for (int64_t m = 0; m < rows; m++) {
-            quantize_row(work.context + m * columns, nullptr, 1.0f, mine.rank * owned, (mine.rank + 1) * owned, m, work.attended);
-        }
+    if (by_heads(layer, work.planned)) {
+        for (int64_t h; (h = work.attend.take(mine.rank)) >= 0;) attention_of_head(work, mine, a, h);
     } else {
         attention_by_units(work, mine, a);
-        quantize_rows(work.context, columns, nullptr, 0, share(rows, mine.rank, mine.team), work.attended);
     }
     work.barrier.wait(mine.team);
 }
@@ -195,14 +205,26 @@ static void gate_group(Work& work, Private& mine, const Activations& a, int64_t 
 }
 
 static void feed_forward(Work& work, Private& mine) {
-    const int64_t rows = work.step->count;
-    const Activations a = quantize_hidden(work, mine, work.layer->post_norm);
-    const Range groups = share(work.gated.groups, mine.rank, mine.team);
-    for (int64_t m = 0; m < rows; m += MLP_ROWS) {
-        for (int64_t g = groups.begin; g < groups.end; g++) gate_group(work, mine, a, g, {m, std::min(rows, m + MLP_ROWS)});
+    const Layer& layer = *work.layer;
+    const int64_t rows = work.step->count, groups = work.gated.groups;
+    const Activations a = quantize_hidden(work, mine, layer.post_norm);
+    for (int64_t unit; (unit = work.gate.take(mine.rank)) >= 0;) {
+        const int64_t m = unit / groups * MLP_ROWS;
+        gate_group(work, mine, a, unit % groups, {m, std::min(rows, m + MLP_ROWS)});
     }
     work.barrier.wait(mine.team);
-    multiply_share(work.layer->down, work.gated, rows, mine.rank, mine.team, work.hidden, work.layer->hidden, true);
+    multiply_part(layer.down, work.gated, Cut(layer.down, rows, work.planned), work.reduce, mine.rank, work.hidden, layer.hidden, true);
+}
+
+static void plan(Work& work, int team) {
+    work.planned = team;
+    const Layer& layer = *work.layer;
+    const int64_t rows = work.step->count;
+    work.project.reset(Cut(layer.qkv, rows, team).units(), team);
+    work.attend.reset(by_heads(layer, team) ? layer.kv_heads : AttentionCut(layer, rows, team).units, team);
+    work.mix.reset(Cut(layer.output, rows, team).units(), team);
+    work.gate.reset((rows + MLP_ROWS - 1) / MLP_ROWS * work.gated.groups, team);
+    work.reduce.reset(Cut(layer.down, rows, team).units(), team);
 }
 
 static void run_thread(Work& work, int rank, int team) {
@@ -223,7 +245,7 @@ static void run_thread(Work& work, int rank, int team) {
     mine.gate = arena.take<float>(MLP_ROWS * group);
     mine.up = arena.take<float>(MLP_ROWS * group);
     attention(work, mine);
-    multiply_share(layer.output, work.attended, step.count, rank, team, work.hidden, layer.hidden, true);
+    multiply_part(layer.output, work.attended, Cut(layer.output, step.count, work.planned), work.mix, rank, work.hidden, layer.hidden, true);
     work.barrier.wait(team);
     feed_forward(work, mine);
 }
@@ -244,10 +266,8 @@ static void run_layer(const Layer& layer, const Step& step, float* hidden, const
     work.normed = Activations::carve(arena, rows, layer.hidden, layer.qkv.group);
     work.attended = Activations::carve(arena, rows, context, layer.output.group);
     work.gated = Activations::carve(arena, rows, layer.intermediate, layer.down.group);
-    if (threads == 1) {
-        run_thread(work, 0, 1);
-        return;
-    }
+    plan(work, threads);
+    if (threads == 1) return run_thread(work, 0, 1);
 #pragma omp parallel num_threads(threads)
     run_thread(work, omp_get_thread_num(), omp_get_num_threads());
 }

@@ -44,6 +44,38 @@ struct Range {
 // The part of [0, count) that thread `rank` of `team` handles.
 TL_INLINE Range share(int64_t count, int rank, int team) { return {count * rank / team, count * (rank + 1) / team}; }
 
+// Units of work [0, count), a contiguous part for each thread; who has finished its own takes from the others. Parts stay
+// with the same thread from call to call (its caches hold their weights), yet a core that is slow or busy delays nobody.
+class Tasks {
+   public:
+    static constexpr int MAX_TEAM = 64;
+
+    void reset(int64_t count, int team) {
+        count_ = count;
+        team_ = team;
+        for (int r = 0; r < team; r++) parts_[r].next.store(share(count, r, team).begin, std::memory_order_relaxed);
+    }
+    // The next unit for thread `rank`, or -1.
+    int64_t take(int rank) {
+        for (int i = 0; i < team_; i++) {
+            const int r = (rank + i) % team_;
+            const int64_t end = share(count_, r, team_).end;
+            if (parts_[r].next.load(std::memory_order_relaxed) >= end) continue;
+            const int64_t unit = parts_[r].next.fetch_add(1, std::memory_order_relaxed);
+            if (unit < end) return unit;
+        }
+        return -1;
+    }
+
+   private:
+    struct alignas(64) Part {
+        std::atomic<int64_t> next;
+    };
+    Part parts_[MAX_TEAM];
+    int64_t count_ = 0;
+    int team_ = 0;
+};
+
 // A bump allocator whose memory is kept for the next call.
 class Arena {
    public:

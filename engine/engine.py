@@ -76,16 +76,17 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         pair = resolve_pair(config)
-        _check_memory(config, pair)
         device = pick_device(config.device, prefer_gpu=config.model != "bundled")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         tokenizer = Tokenizer.load(pair.target)
         layout = choose_layout(tokenizer, config.layout)
+        if pair.drafter:
+            check_vocabularies(pair.drafter, tokenizer)
+        _check_memory(config, pair)
         options = LoadOptions(device, dtype, context=config.context_length)
         target = load_transformer(pair.target, options, _phase(progress, "target"))
         drafter = None
         if pair.drafter:
-            check_vocabularies(pair.drafter, tokenizer)
             options = replace(options, pack_dense=True)
             drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
         return cls(target, drafter, tokenizer, layout, config.budget, config.verification == "sequoia")

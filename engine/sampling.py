@@ -92,8 +92,7 @@ class Sampler:
             scaled = (scores - scores.max()) / np.float32(max(self.params.temperature, 1e-30))
         ids: NDArray[np.intp] | None = None
         if 0 < self.params.top_k < len(scaled):
-            kth = torch.topk(torch.as_tensor(scaled), self.params.top_k).values[-1].item()
-            ids = np.flatnonzero(scaled >= kth)
+            ids = np.flatnonzero(scaled >= _kth_largest(scaled, self.params.top_k))
             scaled = scaled[ids]
         if self.params.top_p < 1:
             kept = _nucleus(scaled, self.params.top_p)
@@ -111,6 +110,16 @@ class Sampler:
             self._history_ids = np.concatenate([self._history_ids, self._history_ids])
         self._history_ids[known : len(history)] = history[known:]
         return self._history_ids[: len(history)]
+
+
+def _kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
+    """The k-th largest value, counting equal ones; k at most the number of values."""
+    groups = len(values) // 64
+    if groups >= k:
+        # The best of k groups are k of the values: what is below all of them is not among the k largest.
+        best = values[: groups * 64].reshape(64, groups).max(axis=0)
+        values = values[values >= np.partition(best, groups - k)[groups - k]]
+    return np.partition(values, len(values) - k)[len(values) - k]
 
 
 def _nucleus(scaled: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:

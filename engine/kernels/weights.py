@@ -73,6 +73,8 @@ class NativeWeights:
     @classmethod
     def concat(cls, shape: Shape, parts: Sequence[NativeWeights]) -> NativeWeights:
         """Stack along N, panel by panel; each part's N is a multiple of 8."""
+        if all(part.shape.out_features % (2 * PANEL) == 0 for part in parts):
+            return cls(shape, torch.cat([part.blocks for part in parts]))
         panels = torch.cat([part._panels() for part in parts])
         if len(panels) % 2:
             panels = torch.cat((panels, panels.new_zeros(1, *panels.shape[1:])))

@@ -17,14 +17,16 @@ static void pack_awq_panel(uint8_t* header, const uint32_t* qweight, const uint3
     std::memcpy(header, scales, 16);
     for (int c = 0; c < 8; c++) header[16 + c] = zeros != nullptr ? (*zeros >> AWQ_SHIFT[c]) & 15 : 8;
     std::memset(header + 24, 0, 8);
+    const __m256i shifts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(AWQ_SHIFT));
     uint8_t* line = header + 64;
     for (int64_t k = 0; k < group; k += 8, line += 64) {
-        for (int i = 0; i < 4; i++) {
-            const uint32_t low = qweight[(k + i) * words], high = qweight[(k + 4 + i) * words];
-            for (int c = 0; c < 8; c++) {
-                line[c * 4 + i] = static_cast<uint8_t>(((low >> AWQ_SHIFT[c]) & 15) | ((high >> AWQ_SHIFT[c]) & 15) << 4);
-            }
+        __m256i packed = _mm256_setzero_si256();  // lane c: the line's 4 bytes of column c
+        for (int i = 0; i < 8; i++) {
+            const __m256i word = _mm256_set1_epi32(static_cast<int32_t>(qweight[(k + i) * words]));
+            const __m256i nibbles = _mm256_and_si256(_mm256_srlv_epi32(word, shifts), _mm256_set1_epi32(15));
+            packed = _mm256_or_si256(packed, _mm256_sll_epi32(nibbles, _mm_cvtsi32_si128(i % 4 * 8 + i / 4 * 4)));
         }
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), packed);
     }
 }
 
@@ -47,33 +49,34 @@ static void pack_awq(const Linear& weight, uint8_t* blocks, const uint32_t* qwei
 
 enum class Type : int64_t { F32 = 0, F16 = 1, BF16 = 2 };
 
-TL_INLINE float read(const void* data, Type type, int64_t i) {
-    if (type == Type::F32) return static_cast<const float*>(data)[i];
-    const uint16_t half = static_cast<const uint16_t*>(data)[i];
-    if (type == Type::F16) return _cvtsh_ss(half);
-    const uint32_t bits = static_cast<uint32_t>(half) << 16;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
+TL_INLINE vf load_as(const void* data, Type type, int64_t i) {
+    if (type == Type::F32) return load(static_cast<const float*>(data) + i);
+    const uint16_t* halves = static_cast<const uint16_t*>(data) + i;
+    return type == Type::F16 ? load_f16(halves) : load_bf16(halves);
 }
 
 // 8 bits, symmetric: scale = largest / 127 per (row, group).
 static void pack_dense(const Linear& weight, uint8_t* blocks, const void* data, Type type, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static, 64)
     for (int64_t n = 0; n < weight.out; n++) {
-        float values[128];
+        alignas(64) float values[128];
+        alignas(64) int8_t q[128];
         for (int64_t g = 0; g < weight.in / weight.group; g++) {
-            float peak = 0;
-            for (int64_t k = 0; k < weight.group; k++) {
-                values[k] = read(data, type, n * weight.in + g * weight.group + k);
-                peak = std::max(peak, std::fabs(values[k]));
+            vf largest = splat(0);
+            for (int64_t k = 0; k < weight.group; k += W) {
+                const vf v = load_as(data, type, n * weight.in + g * weight.group + k);
+                store(values + k, v);
+                largest = max(largest, abs(v));
             }
-            const float scale = peak / 127.0f, inverse = peak > 0 ? 127.0f / peak : 0.0f;
+            float scale;
+            int32_t minus_sum;
+            quantize_group(values, weight.group, largest, q, &scale, &minus_sum);
             uint8_t* header = header_panel(weight, blocks, n, g);
             std::memcpy(header + n % 8 * 4, &scale, 4);
             uint8_t* line = header + 64 + n % 8 * 4;
-            for (int64_t k = 0; k < weight.group; k++) {
-                line[k / 4 * 64 + k % 4] = static_cast<uint8_t>(128 + static_cast<int>(std::nearbyint(values[k] * inverse)));
+            for (int64_t k = 0; k < weight.group; k += 4, line += 64) {
+                const int32_t word = load_word(q + k) ^ static_cast<int32_t>(0x80808080);  // adds 128 to each byte
+                std::memcpy(line, &word, 4);
             }
         }
     }

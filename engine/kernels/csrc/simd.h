@@ -28,6 +28,11 @@ constexpr int W = 16;
 constexpr bool VNNI = true;
 TL_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
 TL_INLINE void store(float* p, vf a) { _mm512_storeu_ps(p, a); }
+TL_INLINE vf load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+TL_INLINE vf load_bf16(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 TL_INLINE void store_halves(float* low, float* high, vf a) {
     _mm256_storeu_ps(low, _mm512_castps512_ps256(a));
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(a, 1));
@@ -91,6 +96,11 @@ using vi = __m256i;
 constexpr int W = 8;
 TL_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
 TL_INLINE void store(float* p, vf a) { _mm256_storeu_ps(p, a); }
+TL_INLINE vf load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+TL_INLINE vf load_bf16(const uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
 TL_INLINE void store_halves(float* low, float* high, vf a) {
     _mm_storeu_ps(low, _mm256_castps256_ps128(a));
     _mm_storeu_ps(high, _mm256_extractf128_ps(a, 1));

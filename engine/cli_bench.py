@@ -104,12 +104,15 @@ def _measure(config: EngineConfig, cases: Sequence[Case], settings: BenchSetting
 
 
 def _print_tables(results: Sequence[Result], differing: Sequence[Mismatch]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("cursor", "cases", "line exact", "per pass", "tokens/s", "one by one", "speed-up", "p50 ms", "p95 ms")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("cursor", no_wrap=True)
+    titles = ("cases", "line\nexact", "per\npass", "tokens/s", "one by\none", "speed-up", "p50\nms", "p95\nms")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
     for kind, row in figures_by_kind(results).items():
         table.add_row(*_cells(kind, row))
     table.add_section()

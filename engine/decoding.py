@@ -16,7 +16,8 @@ from engine.request import SamplingParams
 from engine.roles import Target
 from engine.sampling import Sampler
 from engine.speculation.budget import AutoBudget
-from engine.speculation.drafter import AnyCost, ModelDrafter
+from engine.speculation.drafter import Asked, ModelDrafter
+from engine.speculation.frontier import AnyCost
 from engine.speculation.ngram import NgramDrafter
 from engine.speculation.sequoia import Probabilities, sequoia_verify
 from engine.speculation.static import Shape
@@ -84,24 +85,27 @@ class Decoding:
             if speculation.drafter:
                 speculation.drafter.reset(self.tokens)
 
-    def step(self, most: int, cancelled: Callable[[], bool]) -> list[int]:
+    def step(self, most: int, cancelled: Asked) -> list[int]:
         """Return the next tokens: at least one, of which `most` are of use.
 
         Raises Cancelled when `cancelled()` turned true; what was committed before stays, nothing else does.
         """
-        started = time.perf_counter()
-        self._target.prefill(self.tokens, cancelled)
-        tree, decide = self._draft(most)
-        pending = self.tokens[self._target.cache.length :]
-        chain = len(pending) - 1
-        parents = [*range(-1, chain), *(chain + parent for parent in tree.parents[1:])]
-        before_pass = time.perf_counter()
         try:
-            logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
+            return self._step(most, cancelled)
         except Cancelled:
             if self._speculation and self._speculation.drafter:
                 self._speculation.drafter.abandon()
             raise
+
+    def _step(self, most: int, cancelled: Asked) -> list[int]:
+        started = time.perf_counter()
+        self._target.prefill(self.tokens, cancelled)
+        tree, decide = self._draft(most, cancelled)
+        pending = self.tokens[self._target.cache.length :]
+        chain = len(pending) - 1
+        parents = [*range(-1, chain), *(chain + parent for parent in tree.parents[1:])]
+        before_pass = time.perf_counter()
+        logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
         pass_seconds = time.perf_counter() - before_pass
         verdict = decide(logits)
         rows = [*range(chain + 1), *(chain + node for node in verdict.nodes)]
@@ -112,7 +116,7 @@ class Decoding:
             self._speculation.policy.record_step(len(verdict.tokens), time.perf_counter() - started)
         return verdict.tokens
 
-    def _draft(self, most: int) -> tuple[TokenTree, Callable[[Tensor], Verdict]]:
+    def _draft(self, most: int, cancelled: Asked) -> tuple[TokenTree, Callable[[Tensor], Verdict]]:
         """Return a tree below the last token, and what decides on it, given the target's logits [nodes, vocab]."""
         tree = TokenTree(self.tokens[-1])
         speculation = self._speculation
@@ -124,12 +128,12 @@ class Decoding:
                 and self._sampler.params.temperature > 0
                 and not self._required
             ):
-                return tree, self._draw(tree, speculation.drafter, speculation.shape)
-            self._grow(tree, speculation, depth)
+                return tree, self._draw(tree, speculation.drafter, speculation.shape, cancelled)
+            self._grow(tree, speculation, depth, cancelled)
             tree = tree.prune(speculation.nodes)
         return tree, lambda logits: verify(tree, self._chooser(logits))
 
-    def _grow(self, tree: TokenTree, speculation: Speculation, depth: int) -> None:
+    def _grow(self, tree: TokenTree, speculation: Speculation, depth: int, cancelled: Asked) -> None:
         """Merge the guesses of all sources into one tree."""
         policy = speculation.policy
         allowed = None
@@ -138,15 +142,17 @@ class Decoding:
         else:
             speculation.ngrams.propose(tree, length=depth, min_probability=max(policy.min_node_probability(), 0.02))
         if speculation.drafter:
-            speculation.drafter.grow(tree, self.tokens, policy, speculation.nodes, depth, allowed)
+            speculation.drafter.grow(tree, self.tokens, policy, speculation.nodes, depth, cancelled, allowed)
 
-    def _draw(self, tree: TokenTree, drafter: ModelDrafter, shape: Shape) -> Callable[[Tensor], Verdict]:
+    def _draw(
+        self, tree: TokenTree, drafter: ModelDrafter, shape: Shape, cancelled: Asked
+    ) -> Callable[[Tensor], Verdict]:
         """Draw the tree from the drafter's distribution, filtered as the target's is."""
 
         def distribution(row: Tensor, path: Sequence[int]) -> Probabilities:
             return self._sampler.distribution(row, self.tokens + list(path))
 
-        drawn_from = drafter.sample(tree, self.tokens, shape, distribution, self._random)
+        drawn_from = drafter.sample(tree, self.tokens, shape, distribution, self._random, cancelled)
         return lambda logits: sequoia_verify(
             tree, drawn_from.__getitem__, lambda node, path: distribution(logits[node], path), self._random
         )

@@ -24,13 +24,15 @@ from engine.request import CompletionChunk, CompletionRequest, CompletionStats
 from engine.roles import Draft, Target
 from engine.sequence import Sequence
 from engine.speculation.budget import AutoBudget
-from engine.speculation.drafter import AnyCost, ModelDrafter
+from engine.speculation.drafter import ModelDrafter
+from engine.speculation.frontier import AnyCost
 from engine.speculation.ngram import NgramDrafter
 from engine.speculation.static import best_shape
 from engine.tokenizer import Tokenizer
 
 AUTO_NODES = 64  # most draft nodes of a tree whose size follows measured costs
 SHAPE_NODES, SHAPE_DEPTH = 16, 8  # of a tree that is drawn (Sequoia), where the user names no budget
+REMEMBERED = 16  # tokens before a completion that are kept with it, as the key to find it by
 LoadProgress = Callable[[str, int, int], None]  # phase, done, in all
 
 
@@ -101,9 +103,10 @@ class Engine:
 
     def forget(self) -> None:
         """Empty the caches, so that the next request reads its whole prompt; measured costs stay."""
-        costs = self._auto
-        self.reset()
-        self._auto = costs
+        self._target.reset([])
+        if self._drafter:
+            self._drafter.reset([])
+        self._ngrams.forget()
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = never) -> Iterator[CompletionChunk]:
         """Yield verified text as it comes; the last chunk says why it ended and what it cost.
@@ -127,7 +130,13 @@ class Engine:
             if output.finish_reason is None:
                 yield CompletionChunk(text, new)
             else:
+                self._remember(decoding)
                 yield CompletionChunk(text, new, output.finish_reason, _stats(prompt, decoding, output, clock))
+
+    def _remember(self, decoding: Decoding) -> None:
+        """Let the next keystroke draft what this completion said: it has been verified once already."""
+        recent = decoding.tokens[-decoding.counters.chosen - REMEMBERED :]
+        self._ngrams.remember([token for token in recent if token not in self.tokenizer.control_ids])
 
     def prompt(self, request: CompletionRequest) -> Prompt:
         """Lay a request out as the target's family expects, within its context."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from engine.kernels import cpu
-from engine.model.transformer import Transformer, never
-from engine.speculation.drafter import Branches, common_prefix
+from engine.model.transformer import Transformer
+from engine.speculation.drafter import Asked, Branches, common_prefix
 
 PREFILL_ROWS = 512  # rows of a pass that only fills the cache: bounds the memory that activations take
 TREE_ROWS = 512  # room for a tree beyond the last position of the context
@@ -27,7 +27,7 @@ class Target:
 
     def reset(self, tokens: Sequence[int]) -> int:
         """Keep the cache of the longest common prefix with `tokens`, less their last one; return its length."""
-        common = min(common_prefix(self._cached, tokens), len(tokens) - 1)
+        common = max(0, min(common_prefix(self._cached, tokens), len(tokens) - 1))
         self.cache.truncate(common)
         del self._cached[common:]
         return common
@@ -59,15 +59,19 @@ class Draft:
         self.model = model
         self.cache = model.new_cache(model.rope.shape[1] + TREE_ROWS)
 
-    def branch(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int) -> Branches:
+    def branch(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
+    ) -> Branches:
         """See DraftModel."""
-        logits, first = self._forward(tokens, parents, wanted)
+        logits, first = self._forward(tokens, parents, wanted, cancelled)
         ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
         return Branches(first, ids.tolist(), logprobs.tolist())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
-    def logits(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
+    def logits(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
+    ) -> tuple[int, Tensor]:
         """See DraftModel."""
-        logits, first = self._forward(tokens, parents, wanted)
+        logits, first = self._forward(tokens, parents, wanted, cancelled)
         return first, logits
 
     def commit(self, rows: Sequence[int]) -> None:
@@ -78,12 +82,14 @@ class Draft:
         """See DraftModel."""
         self.cache.truncate(length)
 
-    def _forward(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[Tensor, int]:
+    def _forward(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
+    ) -> tuple[Tensor, int]:
         start = 0
         while len(tokens) - start > PREFILL_ROWS + wanted:
             rows = slice(start, start + PREFILL_ROWS)
-            self.model.forward(tokens[rows], parents[rows], self.cache, slice(0, 0), never)
+            self.model.forward(tokens[rows], parents[rows], self.cache, slice(0, 0), cancelled)
             start += PREFILL_ROWS
         rest = len(tokens) - start
-        logits = self.model.forward(tokens[start:], parents[start:], self.cache, slice(rest - wanted, None), never)
+        logits = self.model.forward(tokens[start:], parents[start:], self.cache, slice(rest - wanted, None), cancelled)
         return logits, len(self.cache.parents) - wanted

@@ -38,21 +38,19 @@ class SegmentCache:
         self._younger: dict[str, list[int]] = {}
         self._older: dict[str, list[int]] = {}
         # a segment ends at the first safe place of the next line: places that only the text around them decides
-        rule = rf"[^\n]*\n.*?(?<=[0-9A-Za-z])(?=[{followers}])"
-        self._pattern = re.compile(rule, re.DOTALL) if followers else None
+        rule = rf"[^\n]*+\n(?:[^0-9A-Za-z]*+[0-9A-Za-z]++)+?(?=[{followers}])"
+        self._pattern = re.compile(rule) if followers else None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, equal to those of the full encoder."""
         if self._pattern is None:
             return self._encode(text)
         ids: list[int] = []
-        end = 0
-        for match in self._pattern.finditer(text):
-            ids += self._segment(match[0])
-            end = match.end()
-        if end < len(text):
-            ids += self._segment(text[end:])
-        return ids
+        start = 0
+        while found := self._pattern.match(text, start):
+            ids += self._segment(found[0])
+            start = found.end()
+        return ids + self._segment(text[start:]) if start < len(text) else ids
 
     def _segment(self, text: str) -> list[int]:
         ids = self._younger.get(text)

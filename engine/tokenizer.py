@@ -152,7 +152,7 @@ class Tokenizer:
 
     def _spell(self, byte_level: bool, literal: set[str]) -> list[bytes]:
         """Return the bytes of every id; `literal` tokens are spelled as they are."""
-        alphabet = byte_level_alphabet() if byte_level else {}
+        as_latin1 = {ord(char): byte for char, byte in byte_level_alphabet().items()}
         spelled = [b""] * self.vocab_size
         for text, token in self._ids.items():
             if token in self.control_ids:
@@ -160,9 +160,7 @@ class Tokenizer:
             if text in literal:
                 spelled[token] = text.encode()
             elif byte_level:
-                spelled[token] = b"".join(
-                    bytes([alphabet[char]]) if char in alphabet else char.encode() for char in text
-                )
+                spelled[token] = text.translate(as_latin1).encode("latin-1", "replace")
             elif match := _BYTE.fullmatch(text):
                 spelled[token] = bytes([int(match[1], 16)])
             else:

@@ -22,7 +22,8 @@ from engine.model.transformer import never
 from engine.request import SamplingParams
 from engine.roles import Draft, Target
 from engine.speculation.budget import AutoBudget
-from engine.speculation.drafter import AnyCost, ModelDrafter
+from engine.speculation.drafter import ModelDrafter
+from engine.speculation.frontier import AnyCost
 from engine.speculation.ngram import NgramDrafter
 from engine.tokenizer import Tokenizer
 

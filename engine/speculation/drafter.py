@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-import math
 import time
-from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,13 +10,14 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from engine.speculation.frontier import Frontier, GrowthPolicy
 from engine.speculation.sequoia import Probabilities, draw_children
 from engine.speculation.static import Shape
 from engine.speculation.tree import TokenTree
 
 BRANCHES = 8  # children looked at per node
-BATCH = 8  # nodes expanded by one pass of the drafter
-BATCH_RATIO = 0.25  # a node joins a batch when it is at least this likely compared with the batch's best
+
+Asked = Callable[[], bool]  # is the work still wanted? True: no
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,19 @@ class Branches:
 class DraftModel(Protocol):
     """A model with a KV cache of its own, seen as a source of likely next tokens."""
 
-    def branch(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int) -> Branches:
-        """Run rows (see the Transformer's rows and parents); the last `wanted` of them get `count` branches each."""
+    def branch(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
+    ) -> Branches:
+        """Run rows (see the Transformer's rows and parents); the last `wanted` of them get `count` branches each.
+
+        Raises Cancelled when `cancelled()` turns true before a layer.
+        """
         ...
 
-    def logits(self, tokens: Sequence[int], parents: Sequence[int], wanted: int) -> tuple[int, Tensor]:
-        """Run rows; return the first of the `wanted` last ones and their logits [wanted, vocab]."""
+    def logits(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
+    ) -> tuple[int, Tensor]:
+        """Run rows; return the first of the `wanted` last ones and their logits [wanted, vocab]. Raises as `branch`."""
         ...
 
     def commit(self, rows: Sequence[int]) -> None:
@@ -52,43 +57,6 @@ class DraftModel(Protocol):
     def truncate(self, length: int) -> None:
         """Forget committed positions from `length` on, and all uncommitted rows."""
         ...
-
-
-class GrowthPolicy(Protocol):
-    """What growing a tree may cost: AutoBudget goes by measured times, AnyCost by nothing."""
-
-    def min_node_probability(self) -> float:
-        """Probability of acceptance under which a node is not worth its place in the target's pass."""
-        ...
-
-    def expand(self, gain: float, rows: int) -> bool:
-        """Tell whether a drafter pass over `rows` nodes, likely to add `gain` accepted tokens, is worth its time."""
-        ...
-
-    def record_draft(self, rows: int, seconds: float) -> None:
-        """Learn what a drafter pass took."""
-        ...
-
-
-class AnyCost:
-    """The policy of a tree that has a given size, whatever it costs."""
-
-    def min_node_probability(self) -> float:
-        """Any node may enter."""
-        return 0.0
-
-    def expand(self, gain: float, rows: int) -> bool:
-        """Any pass that adds nodes may be run."""
-        return gain > 0 and rows > 0
-
-    def record_draft(self, rows: int, seconds: float) -> None:
-        """Times change nothing."""
-
-    def record_target(self, rows: int, seconds: float) -> None:
-        """Times change nothing."""
-
-    def record_step(self, tokens: int, seconds: float) -> None:
-        """Times change nothing."""
 
 
 class ModelDrafter:
@@ -108,7 +76,7 @@ class ModelDrafter:
     def reset(self, tokens: Sequence[int]) -> int:
         """Start from other committed tokens; return how many of them are cached already."""
         common = common_prefix(self._cached, tokens)
-        self._forget(min(common, len(tokens) - 1))
+        self._forget(max(0, min(common, len(tokens) - 1)))
         return len(self._cached)
 
     def grow(
@@ -118,12 +86,14 @@ class ModelDrafter:
         policy: GrowthPolicy,
         nodes: int,
         max_depth: int,
+        cancelled: Asked,
         allowed: Callable[[int], bool] | None = None,
     ) -> None:
-        """Add likely continuations of `tokens`, the root of `tree` being the last: the best `nodes`, as `policy` allows.
+        """Add likely continuations of `tokens`, the last being the root of `tree`: the best `nodes`, as policy allows.
 
         `tokens` must extend those of the last `reset` or `accept`. `allowed` filters the root's children. Nodes that
-        other sources put into the tree are expanded like its own. The tree may end up larger: prune it.
+        other sources put into the tree are expanded like its own. The tree may end up larger: prune it. Raises
+        Cancelled when `cancelled()` says so; then call `abandon`.
         """
         if max_depth < 1 or not policy.expand(1.0, 1):
             return
@@ -131,14 +101,14 @@ class ModelDrafter:
         self._rows.clear()
         root_row = len(self._chain) - 1
         count = BRANCHES if allowed is None else 8 * BRANCHES
-        branches = self._timed(policy, self._chain, range(-1, root_row), 1, count)
+        branches = self._timed(policy, self._chain, range(-1, root_row), 1, count, cancelled)
         rows = {0: root_row}
-        frontier = _Frontier(tree, policy, nodes, max_depth)
+        frontier = Frontier(tree, policy, nodes, max_depth)
         frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
         while batch := frontier.next_batch():
             parents = [rows[tree.parents[node]] for node in batch]
             drafted = [tree.tokens[node] for node in batch]
-            branches = self._timed(policy, drafted, parents, len(batch), BRANCHES)
+            branches = self._timed(policy, drafted, parents, len(batch), BRANCHES, cancelled)
             for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
                 rows[node] = self._rows[parent, tree.tokens[node]] = branches.first + offset
                 frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
@@ -150,6 +120,7 @@ class ModelDrafter:
         shape: Shape,
         distribution: Callable[[Tensor, Sequence[int]], Probabilities],
         rng: np.random.Generator,
+        cancelled: Asked,
     ) -> dict[int, Probabilities]:
         """Grow a tree of the given shape whose children are drawn without replacement; return what each was drawn from.
 
@@ -160,7 +131,7 @@ class ModelDrafter:
         drawn_from: dict[int, Probabilities] = {}
         rows: dict[int, int] = {}
         level = [(0, shape)]
-        first, logits = self._model.logits(self._chain, range(-1, len(self._chain) - 1), 1)
+        first, logits = self._model.logits(self._chain, range(-1, len(self._chain) - 1), 1, cancelled)
         while True:
             below: list[tuple[int, Shape]] = []
             for index, ((node, wanted), row) in enumerate(zip(level, logits, strict=True)):
@@ -174,7 +145,7 @@ class ModelDrafter:
                 return drawn_from
             nodes = [node for node, _ in level]
             drafted, parents = [tree.tokens[node] for node in nodes], [rows[tree.parents[node]] for node in nodes]
-            first, logits = self._model.logits(drafted, parents, len(nodes))
+            first, logits = self._model.logits(drafted, parents, len(nodes), cancelled)
             self._rows |= {key: first + index for index, key in enumerate(zip(parents, drafted, strict=True))}
 
     def accept(self, tokens: Sequence[int]) -> None:
@@ -201,10 +172,16 @@ class ModelDrafter:
         self._forget(len(self._cached))
 
     def _timed(
-        self, policy: GrowthPolicy, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int
+        self,
+        policy: GrowthPolicy,
+        tokens: Sequence[int],
+        parents: Sequence[int],
+        wanted: int,
+        count: int,
+        cancelled: Asked,
     ) -> Branches:
         started = time.perf_counter()
-        branches = self._model.branch(tokens, parents, wanted, count)
+        branches = self._model.branch(tokens, parents, wanted, count, cancelled)
         policy.record_draft(len(tokens), time.perf_counter() - started)
         return branches
 
@@ -213,61 +190,6 @@ class ModelDrafter:
         del self._cached[length:]
         self._chain = []
         self._rows.clear()
-
-
-class _Frontier:
-    """The unexpanded nodes of a growing tree, and the score that a new node has to beat."""
-
-    def __init__(self, tree: TokenTree, policy: GrowthPolicy, nodes: int, max_depth: int) -> None:
-        self._tree = tree
-        self._policy = policy
-        self._nodes = nodes
-        self._max_depth = max_depth
-        self._floor = math.log(max(policy.min_node_probability(), 1e-30))
-        self._queue: list[tuple[float, int]] = []
-        self._ranked = sorted(-score for score in tree.scores[1:])
-
-    def cutoff(self) -> float:
-        """Score that a node must exceed to be among the best of the tree."""
-        full = len(self._ranked) >= self._nodes
-        return max(self._floor, -self._ranked[self._nodes - 1]) if full else self._floor
-
-    def add_children(
-        self,
-        parent: int,
-        tokens: Sequence[int],
-        logprobs: Sequence[float],
-        allowed: Callable[[int], bool] | None = None,
-    ) -> None:
-        """Add the children of an expanded node that are good enough, and queue them beside those already there."""
-        tree = self._tree
-        base, cutoff = tree.scores[parent], self.cutoff()
-        for token, logprob in zip(tokens, logprobs, strict=True):
-            score = base + logprob
-            if score <= cutoff:
-                break
-            if allowed is None or allowed(token):
-                known = len(tree)
-                if tree.add(parent, token, score) == known:
-                    insort(self._ranked, -score)
-                    cutoff = self.cutoff()
-        if tree.depths[parent] + 1 < self._max_depth:
-            for node in tree.children(parent).values():
-                heapq.heappush(self._queue, (-tree.scores[node], node))
-
-    def next_batch(self) -> list[int]:
-        """Return the nodes to expand next; empty when no pass of the drafter is worth its time any more."""
-        cutoff = self.cutoff()
-        batch: list[int] = []
-        gain = worst = 0.0
-        while self._queue and len(batch) < BATCH and -self._queue[0][0] > cutoff:
-            probability = math.exp(-self._queue[0][0])
-            if probability < worst:
-                break
-            worst = worst or probability * BATCH_RATIO
-            gain += probability
-            batch.append(heapq.heappop(self._queue)[1])
-        return batch if batch and self._policy.expand(gain, len(batch)) else []
 
 
 def _log(probabilities: Probabilities) -> Probabilities:

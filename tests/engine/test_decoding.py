@@ -22,7 +22,8 @@ from engine.request import SamplingParams
 from engine.roles import Draft, Target
 from engine.sampling import Sampler
 from engine.speculation.budget import AutoBudget
-from engine.speculation.drafter import AnyCost, Branches, ModelDrafter
+from engine.speculation.drafter import Asked, Branches, ModelDrafter
+from engine.speculation.frontier import AnyCost
 from engine.speculation.ngram import NgramDrafter
 from engine.speculation.static import best_shape
 from engine.tokenizer import Tokenizer
@@ -85,7 +86,9 @@ class RandomModel:
         self._rng = Random(seed)
         self._rows = 0
 
-    def branch(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int) -> Branches:
+    def branch(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
+    ) -> Branches:
         self._rows += len(tokens)
         guesses = [self._rng.sample(range(1, 400), count) for _ in range(wanted)]
         return Branches(self._rows - wanted, guesses, [[-0.5 * (i + 1) for i in range(count)] for _ in guesses])

@@ -89,7 +89,7 @@ class Engine:
         target = load_transformer(pair.target, options, _phase(progress, "target"))
         drafter = None
         if pair.drafter:
-            options = replace(options, pack_dense=True)
+            options = replace(options, guesses=True)
             drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
         return cls(target, drafter, tokenizer, layout, config.budget, config.verification == "sequoia")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
+from torch.nn import functional
 
 from engine.kernels import cpu
 from engine.model.transformer import Transformer
@@ -70,9 +71,10 @@ class Draft:
     def logits(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
     ) -> tuple[int, Tensor]:
-        """See DraftModel."""
+        """See DraftModel. Tokens that the drafter does not predict have -inf."""
         logits, first = self._forward(tokens, parents, wanted, cancelled)
-        return first, logits
+        missing = self.model.config.vocab_size - logits.shape[1]
+        return first, functional.pad(logits, (0, missing), value=float("-inf"))
 
     def commit(self, rows: Sequence[int]) -> None:
         """See DraftModel."""

@@ -36,7 +36,7 @@ class Backend:
         self._tokenizer = Tokenizer.load(target)
         self._target = Target(load_transformer(target, LoadOptions()))
         self._drafter = (
-            ModelDrafter(Draft(load_transformer(drafter, LoadOptions(pack_dense=True)))) if drafter else None
+            ModelDrafter(Draft(load_transformer(drafter, LoadOptions(guesses=True)))) if drafter else None
         )
         self._budget = AutoBudget()
 

@@ -64,12 +64,16 @@ class LinearLoader:
         shape = [self.config.vocab_size, self.config.hidden_size]
         return self.checkpoint.tensor("model.embed_tokens.weight", shape).to(self.device)
 
-    def head(self) -> Projection:
-        """Return the output projection: the embedding itself where the model ties them; 8 bits on the packed path."""
+    def head(self, outputs: int) -> Projection:
+        """Return the output projection to the first `outputs` tokens: the embedding itself where the model ties them.
+
+        On the packed path it has 8 bits.
+        """
         if self.config.tie_word_embeddings:
             weight = self.embedding()
         else:
             weight = self.checkpoint.tensor("lm_head.weight", [self.config.vocab_size, self.config.hidden_size])
+        weight = weight[:outputs]
         return cpu.PackedLinear.from_dense(weight) if self.packed else Linear(self.cast(weight))
 
     def dense(self, name: str, shape: list[int]) -> Tensor:

@@ -23,21 +23,31 @@ class LoadOptions:
     """How to hold a model.
 
     `dtype` None keeps what is fastest: int4 kernels for AWQ on a CPU, the checkpoint's own type otherwise; a given type
-    dequantises AWQ weights to it. `pack_dense` holds dense layers in 8 bits on a CPU: for a drafter, whose guesses
-    need not be exact. `context` bounds the positions (None: the model's own).
+    dequantises AWQ weights to it. `guesses`: for a drafter, whose output need not be exact. On a CPU its dense layers
+    are then held in 8 bits, and only the first `draft_outputs` tokens of the vocabulary are predicted. `context` bounds
+    the positions (None: the model's own).
     """
 
     device: torch.device = CPU
     dtype: torch.dtype | None = None
-    pack_dense: bool = False
+    guesses: bool = False
     context: int | None = None
+
+
+def draft_outputs(vocab_size: int) -> int:
+    """Return how many tokens a drafter predicts: the first ones of the vocabulary.
+
+    Byte-pair merging makes frequent tokens first. The output projection is most of a small drafter's work, and rare
+    tokens are seldom guessed right (FR-Spec, arXiv 2502.14856).
+    """
+    return min(vocab_size, max(4096, vocab_size // 4))
 
 
 def load_transformer(directory: Path, options: LoadOptions, progress: Progress | None = None) -> Transformer:
     """Load the decoder of `directory`. Raises TreelineError naming the file and tensor at fault."""
     config = ModelConfig.load(directory)
     checkpoint = Checkpoint.open(directory)
-    quantised = config.awq is not None or options.pack_dense
+    quantised = config.awq is not None or options.guesses
     packed = options.dtype is None and options.device.type == "cpu" and quantised
     dtype = torch.float32 if packed else options.dtype or config.dtype
     loader = LinearLoader(checkpoint, config, dtype, options.device, packed)
@@ -52,7 +62,7 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
         embedding=loader.embedding(),
         layers=layers,
         norm=loader.dense("model.norm.weight", [config.hidden_size]),
-        head=loader.head(),
+        head=loader.head(draft_outputs(config.vocab_size) if options.guesses and packed else config.vocab_size),
         rope=rope_table(config, positions).to(options.device),
         dtype=dtype,
     )

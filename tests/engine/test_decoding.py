@@ -70,7 +70,7 @@ class Pair:
 
 def _load(paths: PairPaths, awq: bool) -> Pair:
     target = load_transformer(paths.awq if awq else paths.target, LoadOptions())
-    return Pair(target, load_transformer(paths.target, LoadOptions(pack_dense=True)), Tokenizer.load(paths.target))
+    return Pair(target, load_transformer(paths.target, LoadOptions(guesses=True)), Tokenizer.load(paths.target))
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["float32", "int4"])

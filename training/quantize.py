@@ -31,6 +31,28 @@ def calibration_rows(cache: Path, count: int, seed: int) -> list[list[int]]:
     return [source.row(10_000_000 + i, _CALIBRATION_LENGTH - 1, SampleMix()) for i in range(count)]
 
 
+def cpu_quantizer() -> Any:
+    """AutoAWQ's quantizer, mended for the CPU.
+
+    Its search for scales keeps ``v.cpu()`` of every weight to restore after each trial. On the CPU that is no copy, so
+    the first trial's scales stay multiplied into the weights (measured here: +1.3 nats per token).
+    """
+    from awq.quantize.quantizer import AwqQuantizer
+
+    class CpuQuantizer(AwqQuantizer):
+        def _compute_best_scale(
+            self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *rest: Any, **named: Any
+        ) -> Any:
+            saved = {name: tensor.clone() for name, tensor in module2inspect.state_dict().items()}
+            module2inspect.state_dict = lambda: saved
+            try:
+                return super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *rest, **named)
+            finally:
+                del module2inspect.state_dict
+
+    return CpuQuantizer
+
+
 def run_autoawq(source: Path, target: Path, rows: list[list[int]], group_size: int) -> None:
     """Quantise ``source`` into ``target`` with AutoAWQ."""
     try:
@@ -49,6 +71,7 @@ def run_autoawq(source: Path, target: Path, rows: list[list[int]], group_size: i
         calib_data=rows,
         max_calib_samples=len(rows),
         max_calib_seq_len=_CALIBRATION_LENGTH,
+        quantizer_cls=cpu_quantizer(),
     )
     model.save_quantized(str(target))
 

@@ -21,8 +21,8 @@ from engine.errors import TreelineError
 class Family:
     """How a family differs from Llama.
 
-    `qkv_bias`: always there; else `attention_bias` of the configuration decides. `sliding_window`: in force wherever the
-    configuration states one; else only where it also says `use_sliding_window`.
+    `qkv_bias`: always there; else `attention_bias` of the configuration decides. `sliding_window`: in force wherever
+    the configuration states one; else only where it also says `use_sliding_window`.
     """
 
     qkv_bias: bool = False

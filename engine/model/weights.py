@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +57,7 @@ class Checkpoint:
         try:
             tensor = cast(Tensor, self._handle(path).get_tensor(name))
         except SafetensorError as error:
-            raise TreelineError(f"{path} is damaged at {name} ({error}): download it again") from None
+            raise TreelineError(f"{path} is damaged at {name} ({_reason(error)}): download it again") from None
         if tuple(tensor.shape) != tuple(shape):
             raise TreelineError(f"{path}: {name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
         if tensor.dtype not in dtypes:
@@ -72,7 +74,7 @@ class Checkpoint:
             except FileNotFoundError:
                 raise TreelineError(f"{path} is missing: the checkpoint is incomplete, download it again") from None
             except (SafetensorError, OSError) as error:
-                raise TreelineError(f"{path} is truncated or damaged ({error}): download it again") from None
+                raise TreelineError(f"{path} is truncated or damaged ({_reason(error)}): download it again") from None
         return self._handles[path]
 
 
@@ -100,10 +102,16 @@ def _indexed(index: Path) -> list[Path]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TreelineError(f"{index} is not a safetensors index ({error}): download it again") from None
+        raise TreelineError(f"{index} is not a safetensors index ({_reason(error)}): download it again") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise TreelineError(f"{index} names {name!r}: a .safetensors file beside it is needed")
-        if not (index.parent / name).exists():
+            raise TreelineError(f"{index} names {reprlib.repr(name)}: a .safetensors file beside it is needed")
+        if not os.path.exists(index.parent / name):  # noqa: PTH110 - Path.exists raises for a name that is too long
             raise TreelineError(f"{index.parent / name} is missing: {index.name} asks for it, download it again")
     return [index.parent / name for name in names]
+
+
+def _reason(error: Exception) -> str:
+    """Return what `error` says as one short line: it may quote the damaged file."""
+    text = "".join(character if character.isprintable() else " " for character in str(error))
+    return text if len(text) <= 160 else f"{text[:160]}..."

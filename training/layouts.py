@@ -67,6 +67,11 @@ class Encoder:
         """Text of token ids."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
+    def texts(self) -> list[str]:
+        """Every token's own text; empty for special tokens."""
+        size = self._tokenizer.get_vocab_size()
+        return [self._tokenizer.decode([i], skip_special_tokens=True) for i in range(size)]
+
     def header(self, path: str) -> list[int]:
         """Token ids of the file header."""
         return [self.file, *self.encode(path + "\n")]

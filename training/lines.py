@@ -81,27 +81,46 @@ def prompt_ids(encoder: Encoder, case: LineCase) -> list[int]:
 
 
 @torch.inference_mode()
-def complete_line(model: Any, encoder: Encoder, ids: list[int]) -> str:
-    """Greedy continuation up to the first line break, end of text, or 48 tokens."""
-    cache, feed, produced = None, torch.tensor([ids]), list[int]()
+def complete_line(model: Any, encoder: Encoder, vocabulary: list[str], ids: list[int]) -> str:
+    """Greedy continuation up to the first line break, end of text, or 48 tokens.
+
+    Token healing: the prompt's last token is taken back, unless it is a line break with its indentation, and the first
+    new tokens must spell it again. A word or a blank that the cursor cut off is thus read as training text has it.
+    """
+    typed = vocabulary[ids[-1]]
+    if "\n" in typed:
+        typed = ""
+    kept = ids[:-1] if typed else ids
+    cache, feed, produced, pending = None, torch.tensor([kept]), list[int](), typed
     for _ in range(NEW_TOKENS):
         output = model(feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        token = int(output.logits[0, -1].argmax())
+        cache, logits = output.past_key_values, output.logits[0, -1]
+        if pending:
+            fitting = [i for i, text in enumerate(vocabulary) if text and spells(text, pending)]
+            token = fitting[int(logits[fitting].argmax())]
+            pending = pending[len(vocabulary[token]) :]
+        else:
+            token = int(logits.argmax())
         if token == encoder.end:
             break
         produced.append(token)
-        if "\n" in encoder.decode(produced[-1:]):
+        if "\n" in vocabulary[token]:
             break
         feed = torch.tensor([[token]])
-    return encoder.decode(produced).split("\n")[0]
+    return encoder.decode(produced)[len(typed) :].split("\n")[0]
+
+
+def spells(text: str, pending: str) -> bool:
+    """Whether a token's text begins ``pending`` or extends it."""
+    return text.startswith(pending) or pending.startswith(text)
 
 
 def line_exact_match(model: Any, encoder: Encoder, cases: list[LineCase]) -> dict[str, tuple[int, int]]:
     """(matches, cases) by kind; trailing blanks are ignored."""
     score = dict.fromkeys(KINDS, (0, 0))
+    vocabulary = encoder.texts()
     for case in cases:
-        right = complete_line(model, encoder, prompt_ids(encoder, case)).rstrip() == case.expected.rstrip()
+        text = complete_line(model, encoder, vocabulary, prompt_ids(encoder, case))
         matches, total = score[case.kind]
-        score[case.kind] = (matches + right, total + 1)
+        score[case.kind] = (matches + (text.rstrip() == case.expected.rstrip()), total + 1)
     return score

@@ -21,31 +21,38 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
-        self.data = torch.empty(
-            shape, dtype=dtype, device=device
-        )  # [layers, keys|values, kv_heads, capacity, head_dim]
+        # [layers, keys|values, kv_heads, capacity, head_dim]
+        self.data = torch.empty(shape, dtype=dtype, device=device)
         self.capacity = capacity
         self.length = 0
         self.parents: list[int] = []
         self.depths: list[int] = []
 
     def append(self, parents: Sequence[int]) -> int:
-        """Reserve uncommitted rows and return the index of the first. Raises TreelineError when there is no room."""
+        """Reserve uncommitted rows and return the index of the first.
+
+        Raises TreelineError when there is no room, ValueError for a parent that is not an earlier row.
+        """
         first = len(self.parents)
         if self.length + first + len(parents) > self.capacity:
             raise TreelineError(
                 f"the KV cache holds {self.capacity} positions: ask for fewer tokens or a shorter prompt"
             )
+        if not all(-1 <= parent < row for row, parent in enumerate(parents, first)):
+            raise ValueError(f"rows from {first} on have parents {list(parents)}: each must be an earlier row or -1")
         for parent in parents:
             self.depths.append(0 if parent < 0 else self.depths[parent] + 1)
             self.parents.append(parent)
         return first
 
     def commit(self, rows: Sequence[int]) -> None:
-        """Keep the path `rows` (each the parent of the next, the first without parent); forget every other row."""
+        """Keep the path `rows` (each the parent of the next, the first without parent); forget every other row.
+
+        Raises ValueError, with nothing changed, when `rows` is no such path.
+        """
         previous = -1
         for row in rows:
-            if self.parents[row] != previous:
+            if not previous < row < len(self.parents) or self.parents[row] != previous:
                 raise ValueError(f"row {row} does not continue row {previous}")
             previous = row
         in_place = 0

@@ -83,7 +83,6 @@ RETURNING = ("tl_vector_bytes", "tl_has_vnni", "tl_block_bytes")
 def load(march: str = "native") -> ctypes.CDLL:
     """The kernels for an instruction set (a value of the compiler's -march), compiled if need be. Raises BuildError."""
     path = build(march)
-    # torch is imported above: its OpenMP runtime must be in the process first, so that there is only one.
     try:
         loaded = ctypes.CDLL(str(path))
         for name, arguments in SIGNATURES.items():

@@ -207,25 +207,16 @@ static void multiply_tiles(const Linear& weight, const Activations& a, Range row
 // How many rows are multiplied before moving to the next weights: their int8 values should stay in the L2 cache.
 TL_INLINE int64_t rows_per_pass(int64_t columns) { return std::clamp<int64_t>((1 << 19) / columns, 32, 256) & ~int64_t{7}; }
 
-// How a product is cut into units of work: passes over some rows, and in each some tiles at a time.
-struct Cut {
-    int64_t rows, tiles, row_step, tile_step;
-
-    Cut(const Linear& weight, int64_t rows, int team) : rows(rows), tiles(weight.tiles()), row_step(rows_per_pass(weight.in)) {
-        tile_step = std::clamp<int64_t>(tiles / (team * 4), MAX_TILES, 16) / MAX_TILES * MAX_TILES;
-    }
-    int64_t across() const { return (tiles + tile_step - 1) / tile_step; }
-    int64_t units() const { return (rows + row_step - 1) / row_step * across(); }
-};
-
-// This thread's part of x W^T + bias into (or onto) out [M, out]; `tasks` was reset to the cut's units.
-static void multiply_part(const Linear& weight, const Activations& a, const Cut& cut, Tasks& tasks, int rank, float* out,
-                          int64_t out_stride, bool accumulate) {
-    for (int64_t unit; (unit = tasks.take(rank)) >= 0;) {
-        const int64_t m = unit / cut.across() * cut.row_step, t = unit % cut.across() * cut.tile_step;
-        multiply_tiles(weight, a, {m, std::min(cut.rows, m + cut.row_step)}, {t, std::min(cut.tiles, t + cut.tile_step)},
-                       out + m * out_stride + t * 16, out_stride, accumulate);
-    }
+// x W^T + bias into (or onto) out [M, out].
+static void multiply_all(Team& team, const Linear& weight, const Activations& a, int64_t rows, float* out, bool accumulate) {
+    const int64_t tiles = weight.tiles(), row_step = rows_per_pass(weight.in);
+    const int64_t tile_step = std::clamp<int64_t>(tiles / (team.size() * 4), MAX_TILES, 16) / MAX_TILES * MAX_TILES;
+    const int64_t across = (tiles + tile_step - 1) / tile_step, passes = (rows + row_step - 1) / row_step;
+    team.each(passes * across, [&](int64_t unit) {
+        const int64_t m = unit / across * row_step, t = unit % across * tile_step;
+        multiply_tiles(weight, a, {m, std::min(rows, m + row_step)}, {t, std::min(tiles, t + tile_step)},
+                       out + m * weight.out + t * 16, weight.out, accumulate);
+    });
 }
 
 }  // namespace tl

@@ -63,27 +63,25 @@ TL_INLINE void scan_segment(const float* logits, int64_t begin, int64_t end, Bes
 
 // ids [rows, k] and their log-probabilities; ties: the lower id first. k <= vocabulary.
 static void top_logprobs(const float* logits, int64_t rows, int64_t vocabulary, int64_t stride, int64_t k, int32_t* ids,
-                         float* logprobs, int threads) {
+                         float* logprobs, Team& team) {
     static thread_local Arena arena;
     const int64_t segments = (vocabulary + SEGMENT - 1) / SEGMENT;
-    const int64_t parts = rows >= threads ? 1 : std::min<int64_t>(threads, segments);  // of a row
+    const int64_t parts = rows >= team.size() ? 1 : std::min<int64_t>(team.size(), segments);  // of a row
     arena.reserve(2 * Arena::bytes_for<float>(rows * segments) + 2 * Arena::bytes_for<float>(rows * parts * k));
     float* peaks = arena.take<float>(rows * segments);
     float* sums = arena.take<float>(rows * segments);
     float* values = arena.take<float>(rows * parts * k);
     int32_t* found = arena.take<int32_t>(rows * parts * k);
-    const int team = static_cast<int>(std::min<int64_t>(threads, rows * parts));
-#pragma omp parallel for num_threads(team) schedule(static)
-    for (int64_t unit = 0; unit < rows * parts; unit++) {
+    team.each(rows * parts, [&](int64_t unit) {
         const int64_t row = unit / parts;
-        const Range mine = share(segments, static_cast<int>(unit % parts), static_cast<int>(parts));
+        const Range mine = share(segments, unit % parts, parts);
         Best best = {values + unit * k, found + unit * k, k};
         best.clear();
         for (int64_t s = mine.begin; s < mine.end; s++) {
             scan_segment(logits + row * stride, s * SEGMENT, std::min(vocabulary, (s + 1) * SEGMENT), best,
                          peaks + row * segments + s, sums + row * segments + s);
         }
-    }
+    });
     for (int64_t row = 0; row < rows; row++) {
         Best best = {logprobs + row * k, ids + row * k, k};
         best.clear();

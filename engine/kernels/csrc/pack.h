@@ -31,11 +31,10 @@ static void pack_awq_panel(uint8_t* header, const uint32_t* qweight, const uint3
 }
 
 static void pack_awq(const Linear& weight, uint8_t* blocks, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales,
-                     int threads) {
+                     Team& team) {
     const int64_t words = weight.out / 8, groups = weight.in / weight.group, strip = 16;  // 16 words: one cache line of qweight
     const int64_t strips = (words + strip - 1) / strip;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t s = 0; s < strips; s++) {
+    team.each(strips, [&](int64_t s) {
         const int64_t end = std::min(words, (s + 1) * strip);
         for (int64_t g = 0; g < groups; g++) {
             for (int64_t w = s * strip; w < end; w++) {
@@ -44,7 +43,7 @@ static void pack_awq(const Linear& weight, uint8_t* blocks, const uint32_t* qwei
                                weight.group);
             }
         }
-    }
+    });
 }
 
 enum class Type : int64_t { F32 = 0, F16 = 1, BF16 = 2 };
@@ -55,37 +54,40 @@ TL_INLINE vf load_as(const void* data, Type type, int64_t i) {
     return type == Type::F16 ? load_f16(halves) : load_bf16(halves);
 }
 
-// 8 bits, symmetric: scale = largest / 127 per (row, group).
-static void pack_dense(const Linear& weight, uint8_t* blocks, const void* data, Type type, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static, 64)
-    for (int64_t n = 0; n < weight.out; n++) {
-        alignas(64) float values[128];
-        alignas(64) int8_t q[128];
-        for (int64_t g = 0; g < weight.in / weight.group; g++) {
-            vf largest = splat(0);
-            for (int64_t k = 0; k < weight.group; k += W) {
-                const vf v = load_as(data, type, n * weight.in + g * weight.group + k);
-                store(values + k, v);
-                largest = max(largest, abs(v));
-            }
-            float scale;
-            int32_t minus_sum;
-            quantize_group(values, weight.group, largest, q, &scale, &minus_sum);
-            uint8_t* header = header_panel(weight, blocks, n, g);
-            std::memcpy(header + n % 8 * 4, &scale, 4);
-            uint8_t* line = header + 64 + n % 8 * 4;
-            for (int64_t k = 0; k < weight.group; k += 4, line += 64) {
-                const int32_t word = load_word(q + k) ^ static_cast<int32_t>(0x80808080);  // adds 128 to each byte
-                std::memcpy(line, &word, 4);
-            }
+// One row of a weight, 8 bits, symmetric: scale = largest / 127 per (row, group).
+static void pack_dense_row(const Linear& weight, uint8_t* blocks, const void* data, Type type, int64_t n) {
+    alignas(64) float values[128];
+    alignas(64) int8_t q[128];
+    for (int64_t g = 0; g < weight.in / weight.group; g++) {
+        vf largest = splat(0);
+        for (int64_t k = 0; k < weight.group; k += W) {
+            const vf v = load_as(data, type, n * weight.in + g * weight.group + k);
+            store(values + k, v);
+            largest = max(largest, abs(v));
+        }
+        float scale;
+        int32_t minus_sum;
+        quantize_group(values, weight.group, largest, q, &scale, &minus_sum);
+        uint8_t* header = header_panel(weight, blocks, n, g);
+        std::memcpy(header + n % 8 * 4, &scale, 4);
+        uint8_t* line = header + 64 + n % 8 * 4;
+        for (int64_t k = 0; k < weight.group; k += 4, line += 64) {
+            const int32_t word = load_word(q + k) ^ static_cast<int32_t>(0x80808080);  // adds 128 to each byte
+            std::memcpy(line, &word, 4);
         }
     }
 }
 
+// Rows of whole tiles in each unit, so that no cache line has two writers.
+static void pack_dense(const Linear& weight, uint8_t* blocks, const void* data, Type type, Team& team) {
+    team.each(weight.tiles(), [&](int64_t tile) {
+        for (int64_t n = tile * 16; n < std::min(weight.out, tile * 16 + 16); n++) pack_dense_row(weight, blocks, data, type, n);
+    });
+}
+
 // What the kernels multiply by, as float [N, K].
-static void dequantize(const Linear& weight, float* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t n = 0; n < weight.out; n++) {
+static void dequantize(const Linear& weight, float* out, Team& team) {
+    team.each(weight.out, [&](int64_t n) {
         for (int64_t k = 0; k < weight.in; k++) {
             const int64_t g = k / weight.group, i = k % weight.group;
             const uint8_t* header = header_panel(weight, const_cast<uint8_t*>(weight.blocks), n, g);
@@ -104,7 +106,7 @@ static void dequantize(const Linear& weight, float* out, int threads) {
             }
             out[n * weight.in + k] = static_cast<float>(stored - zero) * scale;
         }
-    }
+    });
 }
 
 }  // namespace tl

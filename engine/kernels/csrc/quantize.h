@@ -92,7 +92,12 @@ static void quantize_rows(const float* x, int64_t columns, const float* norm, fl
     }
 }
 
-// Below this many values every thread quantises them all for itself: cheaper than a barrier.
-constexpr int64_t SHARED_QUANTIZE = 4096;
+// Quantise all rows of x [M, columns]. Below a few thousand values one thread is done before another could help.
+static void quantize_all(Team& team, const float* x, int64_t rows, int64_t columns, const float* norm, float eps,
+                         const Activations& out) {
+    if (rows * columns <= 4096) return quantize_rows(x, columns, norm, eps, {0, rows}, out);
+    const int64_t units = std::min<int64_t>(rows, team.size() * 4);
+    team.each(units, [&](int64_t unit) { quantize_rows(x, columns, norm, eps, share(rows, unit, units), out); });
+}
 
 }  // namespace tl

@@ -13,6 +13,7 @@ from itertools import pairwise
 Encode = Callable[[str], list[int]]
 
 WIDTH = 10  # characters per token, at most, that are encoded at all (code has 3 to 4): a long file is not read whole
+_TYPING_STEP = 32  # tokens
 _LINE_STEPS = (32, 4, 1)
 _CHARACTER_STEPS = (256, 32)
 
@@ -22,6 +23,9 @@ def tail(text: str, budget: int, encode: Encode) -> tuple[list[int], bool]:
     if budget <= 0:
         return [], not text
     lowest = len(text) - budget * WIDTH
+    # While a line is typed its tokens come and go (two become one). It counts in steps, or the cut would go to and fro.
+    step = max(1, min(_TYPING_STEP, budget // 16))
+    budget -= -len(encode(text[max(text.rfind("\n") + 1, lowest, 0) :])) % step
     if lowest <= 0:
         ids = encode(text)
         if len(ids) <= budget:
@@ -32,7 +36,7 @@ def tail(text: str, budget: int, encode: Encode) -> tuple[list[int], bool]:
         best = max(best, ids, key=len)
         if len(best) * 2 >= budget:
             return best, False
-    return (best or encode(text[-budget * WIDTH :])[-budget:]), False
+    return (best or encode(text[max(lowest, 0) :])[-budget:]), False
 
 
 def head(text: str, budget: int, encode: Encode) -> list[int]:

@@ -70,8 +70,9 @@ _PRE, _SUF, _MID, _EOT = (f"\u2581<{name}>" for name in ("PRE", "SUF", "MID", "E
 
 # Order matters where the choice is automatic: the first row that fits is taken.
 LAYOUTS = (
-    # The pair in engine/assets, as training/layouts.py builds its samples: cut at characters, parts encoded one by one,
-    # one sample in eight without a suffix. Marks are spelled as Qwen's; the architecture is Llama's.
+    # The pair in engine/assets, as training/layouts.py builds its samples: cut at characters, every part encoded by
+    # itself (suffix first, the middle follows the prefix directly), one sample in eight without a suffix. Marks are
+    # spelled as Qwen's; the architecture is Llama's.
     PromptLayout(
         "treeline",
         (CONTEXT, "<|fim_prefix|>", "<|fim_suffix|>", SUFFIX, "<|fim_middle|>", PREFIX),

@@ -1,0 +1,405 @@
+"""Prompts as the families were trained on them, within budgets, and steady while the user types."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from engine.errors import TreelineError
+from engine.excerpts import head, tail
+from engine.layouts import LAYOUTS, choose_layout
+from engine.prompt import Prompt, build_prompt, render_chat
+from engine.request import CompletionRequest, ContextFile
+from engine.surroundings import shown_path
+from engine.tokenizer import Tokenizer
+from tests.engine.small_tokenizers import FAMILIES, SOURCE, trained, write_tokenizer
+from training.layouts import Encoder
+
+CHOSEN = {
+    "qwen": "qwen",
+    "llama3": "plain",
+    "starcoder2": "starcoder2",
+    "deepseek": "deepseek",
+    "codellama": "codellama",
+    "codestral": "codestral",
+    "mistral": "plain",
+    "treeline": "treeline",
+}
+PREFIX = "import os\n\n\ndef f(x):\n    pri"
+SUFFIX = "\n    return x\n"
+UTIL = ContextFile("pkg/util.py", "def g():\n    return 1\n")
+
+
+@cache
+def load(family: str) -> Tokenizer:
+    with TemporaryDirectory() as directory:
+        return Tokenizer.load(write_tokenizer(family, Path(directory)))
+
+
+def spelled(tokenizer: Tokenizer, ids: tuple[int, ...]) -> str:
+    """The text of `ids` with control tokens by name."""
+    names = {token: text for text, token in tokenizer._ids.items()}
+    runs: list[bytes] = []
+    for token in ids:
+        runs.append(names[token].encode() if token in tokenizer.control_ids else tokenizer.token_bytes(token))
+    return b"".join(runs).decode()
+
+
+def prompt_of(family: str, *, name: str | None = None, window: int = 2048, **fields: object) -> Prompt:
+    tokenizer = load(family)
+    values: dict[str, object] = {"prefix": PREFIX, "suffix": SUFFIX, "path": "pkg/main.py", "language": "python"}
+    request = CompletionRequest(**(values | fields))  # type: ignore[arg-type]
+    return build_prompt(request, tokenizer, choose_layout(tokenizer, name), window)
+
+
+def text_of(family: str, **fields: object) -> str:
+    """The prompt's text with what is owed at its end in brackets."""
+    prompt = prompt_of(family, **fields)  # type: ignore[arg-type]
+    return spelled(load(family), prompt.ids) + (f"⟦{prompt.required.decode()}⟧" if prompt.required else "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_layout_is_found(family: str) -> None:
+    assert choose_layout(load(family)).name == CHOSEN[family]
+
+
+# --- one file
+
+ONE_FILE = {
+    "qwen": "<|fim_prefix|>import os\n\n\ndef f(x):\n   <|fim_suffix|>\n    return x\n<|fim_middle|>⟦ pri⟧",
+    "starcoder2": "<fim_prefix><fim_suffix>\n    return x\n<fim_middle>import os\n\n\ndef f(x):\n    pri",
+    "starcoder2-prefix-first": "<fim_prefix>import os\n\n\ndef f(x):\n    pri<fim_suffix>\n    return x\n<fim_middle>",
+    "deepseek": (
+        "<｜begin▁of▁sentence｜><｜fim▁begin｜>import os\n\n\ndef f(x):\n   "
+        "<｜fim▁hole｜>\n    return x\n<｜fim▁end｜>⟦ pri⟧"
+    ),
+    "codellama": "<s>▁<PRE>▁<SUF>\n    return x\n▁<MID> import os\n\n\ndef f(x):\n   ⟦ pri⟧",
+    "codellama-prefix-first": "<s>▁<PRE> import os\n\n\ndef f(x):\n    pri▁<SUF>\n    return x\n▁<MID>",
+    "codestral": "<s>[SUFFIX]\n    return x\n[PREFIX] import os\n\n\ndef f(x):\n   ⟦ pri⟧",
+    "treeline": (
+        "<|file_sep|>pkg/main.py\n<|fim_prefix|><|fim_suffix|>\n    return x\n<|fim_middle|>"
+        "import os\n\n\ndef f(x):\n    pri"
+    ),
+    "treeline-prefix-first": (
+        "<|file_sep|>pkg/main.py\n<|fim_prefix|>import os\n\n\ndef f(x):\n    pri"
+        "<|fim_suffix|>\n    return x\n<|fim_middle|>"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE_FILE)
+def test_one_file(name: str) -> None:
+    assert text_of(name.split("-")[0], name=name) == ONE_FILE[name]
+
+
+def test_without_marks_the_suffix_becomes_a_comment() -> None:
+    below = "# pkg/main.py, below the cursor:\n#     return x\n\n# pkg/main.py\nimport os\n\n\ndef f(x):\n   ⟦ pri⟧"
+    assert text_of("llama3") == "<|begin_of_text|>" + below
+    assert text_of("mistral") == "<s> " + below
+    script = text_of("llama3", path="a.ts", language="typescriptreact", prefix="let a", suffix=" = 1;\n\nf()")
+    assert script.startswith("<|begin_of_text|>// a.ts, below the cursor:\n//  = 1;\n// f()\n\n// a.ts\nlet")
+
+
+@pytest.mark.parametrize(("family", "name"), [("qwen", "qwen"), ("starcoder2", "starcoder2-prefix-first")])
+def test_the_official_template_gives_the_same_ids(family: str, name: str) -> None:
+    tokenizer = load(family)
+    layout = replace(choose_layout(tokenizer, name), heal=False)
+    prompt = build_prompt(CompletionRequest(PREFIX, SUFFIX), tokenizer, layout, 1024)
+    bars = "|" if family == "qwen" else ""
+    template = f"<{bars}fim_prefix{bars}>{PREFIX}<{bars}fim_suffix{bars}>{SUFFIX}<{bars}fim_middle{bars}>"
+    with TemporaryDirectory() as directory:
+        oracle = AutoTokenizer.from_pretrained(write_tokenizer(family, Path(directory)))
+    assert list(prompt.ids) == oracle.encode(template, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("suffix", [SUFFIX, ""])
+def test_the_bundled_pair_sees_what_it_was_trained_on(suffix: str) -> None:
+    from tokenizers import Tokenizer as Library
+
+    training = Encoder(Library.from_str(dict(trained("treeline"))["tokenizer.json"]))
+    expected = training.header("pkg/main.py") + training.prompt(training.encode(PREFIX), training.encode(suffix), True)
+    prompt = prompt_of("treeline", suffix=suffix)
+    assert list(prompt.ids) == expected
+    assert training.end in prompt.stop_ids
+    assert prompt.required == b""
+
+
+# --- several files
+
+SEVERAL = {
+    "qwen": (
+        "<|repo_name|>pkg\n<|file_sep|>pkg/util.py\ndef g():\n    return 1\n<|file_sep|>pkg/main.py\n"
+        "<|fim_prefix|>import os\n\n\ndef f(x):\n   <|fim_suffix|>\n    return x\n<|fim_middle|>⟦ pri⟧"
+    ),
+    "starcoder2": (
+        "<repo_name>pkg<file_sep>pkg/util.py\ndef g():\n    return 1\n<file_sep><fim_prefix><fim_suffix>\n"
+        "    return x\n<fim_middle>pkg/main.py\nimport os\n\n\ndef f(x):\n    pri"
+    ),
+    "deepseek": (
+        "<｜begin▁of▁sentence｜><｜fim▁begin｜># pkg/util.py\ndef g():\n    return 1\n\n# pkg/main.py\nimport os\n\n\n"
+        "def f(x):\n   <｜fim▁hole｜>\n    return x\n<｜fim▁end｜>⟦ pri⟧"
+    ),
+    "codestral": (
+        "<s>[SUFFIX]\n    return x\n[PREFIX] +++++ pkg/util.py\ndef g():\n    return 1\n\n+++++ pkg/main.py\n"
+        "import os\n\n\ndef f(x):\n   ⟦ pri⟧"
+    ),
+    "llama3": (
+        "<|begin_of_text|># pkg/util.py\n# def g():\n#     return 1\n\n# pkg/main.py, below the cursor:\n"
+        "#     return x\n\n# pkg/main.py\nimport os\n\n\ndef f(x):\n   ⟦ pri⟧"
+    ),
+    "treeline": (
+        "<|file_sep|>pkg/util.py\ndef g():\n    return 1\n<|file_sep|>pkg/main.py\n<|fim_prefix|><|fim_suffix|>\n"
+        "    return x\n<|fim_middle|>import os\n\n\ndef f(x):\n    pri"
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SEVERAL)
+def test_several_files(family: str) -> None:
+    assert text_of(family, context=(UTIL,)) == SEVERAL[family]
+
+
+def test_files_share_their_room_in_order() -> None:
+    files = tuple(ContextFile(f"pkg/{i}.py", SOURCE[i * 9000 : i * 9000 + 9000]) for i in range(3))
+    text = text_of("qwen", context=files, window=1024)
+    assert [text.index(f"<|file_sep|>pkg/{i}.py\n") for i in range(3)] == sorted(
+        text.index(f"<|file_sep|>pkg/{i}.py\n") for i in range(3)
+    )
+    for i in range(3):
+        body = text.split(f"pkg/{i}.py\n")[1].split("<|file_sep|>")[0]
+        assert files[i].text.startswith(body)
+        assert body.endswith("\n")
+        assert len(body) > 200
+
+
+# --- ends of the file
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prefix", ["", "\n", "x", PREFIX])
+@pytest.mark.parametrize("suffix", ["", "\n", SUFFIX])
+@pytest.mark.parametrize("path", ["", "a.py"])
+def test_there_is_always_a_prompt(family: str, prefix: str, suffix: str, path: str) -> None:
+    prompt = prompt_of(family, prefix=prefix, suffix=suffix, path=path)
+    assert prompt.ids
+    assert prompt.max_new >= 64
+    text = spelled(load(family), prompt.ids)
+    if not suffix.strip() and family not in ("treeline", "codestral"):
+        assert "fim" not in text
+        assert "<PRE>" not in text
+    assert (prefix[:-4] if prefix == PREFIX else "") in text
+
+
+def test_a_file_end_is_a_plain_continuation_where_nothing_else_was_trained() -> None:
+    assert text_of("qwen", suffix="\n") == "import os\n\n\ndef f(x):\n   ⟦ pri⟧"
+    assert text_of("codestral", suffix="").startswith("<s>[SUFFIX][PREFIX] import")
+    assert text_of("treeline", suffix="", path="").startswith("<|fim_prefix|><|fim_suffix|><|fim_middle|>import")
+
+
+def test_an_empty_file() -> None:
+    empty = {"prefix": "", "suffix": "", "path": ""}
+    assert text_of("qwen", **empty) == "<|endoftext|>"
+    assert text_of("llama3", **empty) == "<|begin_of_text|>"
+    # the space that begins every text of such models is not the user's
+    assert text_of("mistral", **empty) == "<s>⟦ ⟧"
+    assert text_of("treeline", **(empty | {"path": "a.py"})).endswith(
+        "<|file_sep|>a.py\n<|fim_prefix|><|fim_suffix|><|fim_middle|>"
+    )
+
+
+# --- budgets
+
+fields = st.fixed_dictionaries(
+    {
+        "prefix": st.integers(0, 60_000),
+        "suffix": st.integers(0, 20_000),
+        "files": st.lists(st.integers(0, 20_000), max_size=3),
+        "window": st.integers(128, 6000),
+        "reserve": st.integers(0, 50),
+        "max_tokens": st.integers(1, 400),
+        "layout": st.sampled_from([(family, layout.name) for family in FAMILIES for layout in LAYOUTS]),
+    }
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(fields)
+def test_the_window_is_never_exceeded(values: dict[str, object]) -> None:
+    family, name = values["layout"]  # type: ignore[misc]
+    tokenizer = load(family)
+    try:
+        layout = choose_layout(tokenizer, name)
+    except TreelineError:
+        layout = choose_layout(tokenizer)
+    text = SOURCE * 2
+    prefix, suffix = text[: values["prefix"]], text[values["prefix"] :][: values["suffix"]]  # type: ignore[misc]
+    files = tuple(ContextFile(f"p/{n}.py", text[n : n + n]) for n in values["files"])  # type: ignore[attr-defined]
+    request = CompletionRequest(prefix, suffix, "p/x.py", "python", files, max_tokens=values["max_tokens"])  # type: ignore[arg-type]
+    window, reserve = values["window"], values["reserve"]
+    prompt = build_prompt(request, tokenizer, layout, window, reserve)  # type: ignore[arg-type]
+    assert len(prompt.ids) + prompt.max_new + reserve <= window  # type: ignore[operator]
+    assert prompt.max_new >= min(values["max_tokens"], (window - reserve) // 2)  # type: ignore[operator, type-var]
+    kept = prefix[: len(prefix) - len(tokenizer.decode(prompt.dropped))]
+    near = kept[-200 if window > 1000 else -20 :]  # type: ignore[operator]
+    assert near in tokenizer.decode(prompt.ids)
+
+
+def test_a_window_too_small_is_refused() -> None:
+    with pytest.raises(TreelineError, match="context of 40 tokens"):
+        prompt_of("qwen", window=40, max_tokens=20)
+
+
+def test_the_prefix_gets_most_and_the_suffix_its_share() -> None:
+    prompt = prompt_of("treeline", prefix=SOURCE, suffix=SOURCE, context=(ContextFile("a.py", SOURCE),), window=2048)
+    text = spelled(load("treeline"), prompt.ids)
+    files, rest = text.split("<|fim_prefix|><|fim_suffix|>")
+    suffix, prefix = rest.split("<|fim_middle|>")
+    tokenizer = load("treeline")
+    sizes = [len(tokenizer.encode(part)) for part in (files, suffix, prefix)]
+    assert sizes[0] < 450
+    assert 400 < sizes[1] < 520
+    assert sizes[2] > 700
+    assert sum(sizes) > 0.8 * (2048 - 64)
+
+
+@pytest.mark.parametrize("family", ["llama3", "treeline"])
+def test_a_long_file_is_not_read_whole(family: str) -> None:
+    with TemporaryDirectory() as directory:
+        tokenizer = Tokenizer.load(write_tokenizer(family, Path(directory)))
+    encoded: list[int] = []
+    encode_all = tokenizer._segments._encode
+    tokenizer._segments._encode = lambda text: encoded.append(len(text)) or encode_all(text)
+    long = "".join(f"value_{i} = compute({i}, other={i * 7})\n" for i in range(60_000))
+    build_prompt(CompletionRequest(long, long, "a.py"), tokenizer, choose_layout(tokenizer), 2048)
+    assert sum(encoded) < 80_000
+    line = "x" * 2_000_000
+    encoded.clear()
+    prompt = build_prompt(CompletionRequest(line, line, "a.py"), tokenizer, choose_layout(tokenizer), 2048)
+    assert len(prompt.ids) > 100
+    assert sum(encoded) < 2_000_000
+
+
+# --- steadiness
+
+
+def common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@pytest.mark.parametrize("family", ["treeline", "starcoder2", "llama3", "codestral", "mistral"])
+@pytest.mark.parametrize("start", [2000, 40_000])
+def test_typing_a_line_changes_only_the_end(family: str, start: int) -> None:
+    at = SOURCE.index("\n", start) + 1
+    line = "        return self._get_values(action, arg)"
+    before = prompt_of(family, prefix=SOURCE[:at], suffix=SOURCE[at:])
+    changed: list[int] = []
+    for count in range(1, len(line) + 1):
+        after = prompt_of(family, prefix=SOURCE[:at] + line[:count], suffix=SOURCE[at:])
+        changed.append(len(before.ids) - common(before.ids, after.ids))
+        before = after
+    assert sorted(changed)[-2] <= 5  # once the cut may move
+    assert sum(count > 0 for count in changed) < len(line)
+
+
+@pytest.mark.parametrize("family", ["treeline", "llama3"])
+def test_the_cut_moves_seldom(family: str) -> None:
+    first = SOURCE.index("\n", 60_000) + 1
+    ends = [first]
+    while len(ends) < 129:
+        ends.append(SOURCE.index("\n", ends[-1]) + 1)
+    prompts = [prompt_of(family, prefix=SOURCE[:end], suffix=SUFFIX) for end in ends]
+    moved = [b for a, b in pairwise(prompts) if common(a.ids, b.ids) < len(a.ids) // 2]
+    assert 1 <= len(moved) <= 8  # 128 lines
+    assert min(len(prompt.ids) for prompt in prompts) > 1000
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 30_000), st.integers(0, 3000), st.integers(-5, 2500))
+def test_excerpts_by_definition(start: int, length: int, budget: int) -> None:
+    tokenizer = load("qwen")
+    text = SOURCE[start : start + length]
+    ids, whole = tail(text, budget, tokenizer.encode)
+    kept = tokenizer.decode(ids)
+    assert len(ids) <= max(budget, 0)
+    assert text.endswith(kept)
+    assert whole == (kept == text)
+    if not whole and budget > 40:
+        assert text[: len(text) - len(kept)].endswith("\n") or len(kept.splitlines()) < 2
+    beginning = tokenizer.decode(head(text, budget, tokenizer.encode))
+    assert len(tokenizer.encode(beginning)) <= max(budget, 0)
+    assert text.startswith(beginning)
+    if beginning != text and "\n" in beginning:
+        assert beginning.endswith("\n")
+
+
+# --- choosing
+
+
+def test_an_unknown_layout() -> None:
+    with pytest.raises(TreelineError, match="called qwen3: choose one of treeline, .*codestral, plain"):
+        choose_layout(load("qwen"), "qwen3")
+
+
+def test_a_layout_whose_tokens_are_missing() -> None:
+    with pytest.raises(TreelineError, match=r"codestral needs \[SUFFIX\], \[PREFIX\], which"):
+        choose_layout(load("qwen"), "codestral")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_checkpoint_declares_its_layout(file: str, tmp_path: Path) -> None:
+    files = dict(trained("treeline"))
+    declared = json.loads(files[file]) | {"treeline": {"layout": "treeline-prefix-first"}}
+    for name, text in (files | {file: json.dumps(declared)}).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert choose_layout(tokenizer).name == "treeline-prefix-first"
+    assert choose_layout(tokenizer, "plain").name == "plain"
+
+
+def test_stop_tokens() -> None:
+    tokenizer = load("qwen")
+    names = {text for text in tokenizer._ids if tokenizer._ids[text] in prompt_of("qwen").stop_ids}
+    assert names == {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"} | {
+        "<|fim_prefix|>",
+        "<|fim_suffix|>",
+        "<|fim_middle|>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("/home/u/p/a.py", "p/a.py"), ("C:\\x\\y\\a.py", "y/a.py"), ("p/a\n.py", "p/a .py"), ("a.py", "a.py"), ("", "")],
+)
+def test_paths(path: str, shown: str) -> None:
+    assert shown_path(path) == shown
+
+
+# --- chat
+
+
+def test_chat(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi <|eot_id|>"}]
+    write_tokenizer("llama3", tmp_path)
+    with pytest.raises(TreelineError, match="no chat template"):
+        render_chat(messages, tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["chat_template"] = (
+        "<|begin_of_text|>{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ m.role }}:\n{{ m.content }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ids = render_chat(messages, tmp_path)
+    tokenizer = load("llama3")
+    assert spelled(tokenizer, tuple(ids)) == "<|begin_of_text|>user:\nhi <|eot_id|><|eot_id|>assistant:\n"
+    assert ids[0] == tokenizer.bos_id
+    with pytest.raises(TreelineError, match="refuses these messages: no tools"):
+        render_chat([{"role": "tool", "content": ""}], tmp_path)

@@ -65,13 +65,13 @@ class Agreement:
 
 @torch.inference_mode()
 def agreement(target: Any, drafter: Any, encoder: Encoder, documents: list[Document], rows: int) -> Agreement:
-    """Compare both on the middles of suffix-first samples of 512 tokens."""
+    """Compare both on the text after the suffix (prefix and middle) in suffix-first samples, rows of 512 tokens."""
     mix = SampleMix(fim=1.0, suffix_first=1.0, empty_suffix=0.1)
     source = BatchSource(Corpus.of(documents), encoder, 7)
     hits, positions = torch.zeros(_RANKS), 0
     for row in range(rows):
         ids = torch.tensor([source.row(row, 512, mix)])
-        inside = middle_positions(ids[0], encoder)
+        inside = continued_positions(ids[0], encoder)
         wanted = target(ids).logits[0, inside].argmax(dim=-1, keepdim=True)
         offered = drafter(ids).logits[0, inside].topk(_RANKS).indices
         hits += (offered == wanted).float().sum(dim=0)
@@ -79,8 +79,8 @@ def agreement(target: Any, drafter: Any, encoder: Encoder, documents: list[Docum
     return Agreement(positions, tuple(round(float(h) / positions, 4) for h in hits))
 
 
-def middle_positions(ids: torch.Tensor, encoder: Encoder) -> torch.Tensor:
-    """Indices whose next token belongs to a middle or ends one; int64 [n]."""
+def continued_positions(ids: torch.Tensor, encoder: Encoder) -> torch.Tensor:
+    """Indices from ``<|fim_middle|>`` to the token before ``<|endoftext|>``; int64 [n]."""
     chosen: list[int] = []
     inside = False
     for index, token in enumerate(ids.tolist()):

@@ -117,7 +117,7 @@ def spells(text: str, pending: str) -> bool:
 
 def line_exact_match(model: Any, encoder: Encoder, cases: list[LineCase]) -> dict[str, tuple[int, int]]:
     """(matches, cases) by kind; trailing blanks are ignored."""
-    score = dict.fromkeys(KINDS, (0, 0))
+    score: dict[str, tuple[int, int]] = {case.kind: (0, 0) for case in cases}
     vocabulary = encoder.texts()
     for case in cases:
         text = complete_line(model, encoder, vocabulary, prompt_ids(encoder, case))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class Optimizer:
             mine.copy_(saved)
 
 
-def _assign(matrices: list[torch.Tensor], workers: int) -> list[int]:
+def _assign(matrices: Sequence[torch.Tensor], workers: int) -> list[int]:
     """Give each matrix to the worker with the least work so far."""
     load = [0.0] * workers
     owners: list[int] = []

@@ -63,12 +63,13 @@ def run_autoawq(source: Path, target: Path, rows: list[list[int]], group_size: i
     from transformers import AutoTokenizer
 
     torch.manual_seed(0)
-    model = AutoAWQForCausalLM.from_pretrained(str(source), torch_dtype=torch.float32, device_map="cpu")
+    loading: dict[str, Any] = {"torch_dtype": torch.float32, "device_map": "cpu"}
+    model = AutoAWQForCausalLM.from_pretrained(str(source), **loading)
     settings = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
     model.quantize(
         AutoTokenizer.from_pretrained(source),
         quant_config=settings,
-        calib_data=rows,
+        calib_data=rows,  # pyright: ignore[reportArgumentType]
         max_calib_samples=len(rows),
         max_calib_seq_len=_CALIBRATION_LENGTH,
         quantizer_cls=cpu_quantizer(),

@@ -30,9 +30,9 @@ def encoder() -> Encoder:
 def small_model(seed: int) -> Llama:
     torch.manual_seed(seed)
     model = Llama(SMALL, torch.float32)
-    for layer in model.layers:
-        torch.nn.init.normal_(layer.o_proj, std=0.1)
-        torch.nn.init.normal_(layer.down_proj, std=0.1)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj", "down_proj")):
+            torch.nn.init.normal_(parameter, std=0.1)
     return model
 
 

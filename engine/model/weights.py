@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,11 +103,18 @@ def _indexed(index: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TreelineError(f"{index} is not a safetensors index ({_reason(error)}): download it again") from None
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not _is_shard_name(name):
             raise TreelineError(f"{index} names {reprlib.repr(name)}: a .safetensors file beside it is needed")
-        if not os.path.exists(index.parent / name):  # noqa: PTH110 - Path.exists raises for a name that is too long
+        if not (index.parent / name).exists():
             raise TreelineError(f"{index.parent / name} is missing: {index.name} asks for it, download it again")
     return [index.parent / name for name in names]
+
+
+def _is_shard_name(name: object) -> bool:
+    """Tell whether `name` can be a file beside the index: no path, and no name that no file system takes."""
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+        return False
+    return Path(name).name == name and name.endswith(".safetensors")
 
 
 def _reason(error: Exception) -> str:

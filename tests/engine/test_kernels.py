@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +24,7 @@ from tests.engine.kernel_layers import random_awq
 NATIVE_TOLERANCE = 0.01
 BFLOAT16_TOLERANCE = 0.01  # torch's product: 8 bits of mantissa in inputs, scales and outputs
 
+ROOT = Path(__file__).parents[2]
 ROWS = (1, 2, 3, 7, 8, 9, 33)
 
 needs_native = pytest.mark.skipif(not available(), reason="no C++ compiler or CPU without AVX2")
@@ -230,3 +236,35 @@ def test_the_environment_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TREELINE_KERNELS", "fast")
     with pytest.raises(TreelineError, match="TREELINE_KERNELS is 'fast'"):
         native.backend()
+
+
+@needs_native
+def test_threads_of_the_caller_may_multiply_at_once() -> None:
+    """One of them has the helper threads, the others work alone; nobody waits or gets another's result."""
+    layer = PackedLinear.from_dense(torch.randn(1024, 512))
+    inputs = [torch.randn(1 + i % 9, 512) for i in range(64)]
+    expected = [layer(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for actual, wanted in zip(pool.map(layer, inputs), expected, strict=True):
+                assert torch.equal(actual, wanted)
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_helpers_of_its_own() -> None:
+    code = """
+import os, torch
+from engine.kernels.cpu import PackedLinear
+torch.set_num_threads(2)
+layer, x = PackedLinear.from_dense(torch.randn(1024, 512)), torch.randn(9, 512)
+expected = layer(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(layer(x), expected) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True, cwd=ROOT
+    )
+    assert done.stdout == "0\n"

@@ -13,9 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq -
 SOURCES := engine lsp_server tests training benchmarks
 
 # Where `make complete` puts the cursor: 1-based line and column of a file.
-FILE ?= engine/request.py
-LINE ?= 20
-COLUMN ?= 1
+FILE ?= docs/example.py
+LINE ?= 27
+COLUMN ?= 13
 
 # Passed on to pytest and to the benchmark, e.g. `make test ARGS="-k tree -x"`.
 ARGS ?=
@@ -27,7 +27,7 @@ help: ## list the targets
 
 complete: $(VENV)/.runtime ## complete FILE at LINE and COLUMN with the bundled pair
 	@echo "Completing $(FILE) at line $(LINE), column $(COLUMN):"
-	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --stats
+	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --until block --stats
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)

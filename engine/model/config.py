@@ -37,7 +37,7 @@ FAMILIES = {
 ROPE_TYPES = ("default", "linear", "llama3")
 AWQ_GROUP_SIZES = (32, 64, 128)
 MAX_SIZE = 2**31 - 1
-MAX_POSITIONS = 2**24  # beyond any published context; a table of rotations is made for every position
+MAX_POSITIONS = 2**22  # the longest published; a table of rotations is made for every position
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.kernels [--json] [--ops linear4,linear8,layer,top] [--rows 1,4,16,64] [--seconds 0.5]
 
-Ours and torch's run in turn, and the fastest of many runs counts, so that other work on the machine disturbs both
+Ours and torch's take turns, and the fastest of many runs counts, so that other work on the machine disturbs both
 alike. GB/s counts the bytes of weights, GOP/s two operations per weight and row.
 """
 
@@ -185,17 +185,21 @@ OPS: dict[str, Callable[[list[int]], Iterator[Case]]] = {
 
 
 def measure(case: Case, seconds: float) -> Timing:
-    """The fastest run of each side within about `seconds`."""
+    """The fastest run of each side within about `seconds`.
+
+    They take turns of 30 ms, not of single runs: torch's OpenMP threads go on spinning for some milliseconds after a
+    product and would take a core from ours.
+    """
     best = [float("inf"), float("inf")]
     end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 3 or time.perf_counter() < end:
+    while time.perf_counter() < end:
         for side, run in enumerate((case.ours, case.baseline)):
-            for _ in range(3):  # the first of the three brings its weights into the caches
+            turn, runs = time.perf_counter() + 0.03, 0
+            while runs < 3 or time.perf_counter() < turn:
                 start = time.perf_counter()
                 run()
                 best[side] = min(best[side], time.perf_counter() - start)
-        rounds += 1
+                runs += 1
     return Timing(
         case.op,
         case.shape,

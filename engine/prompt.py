@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from engine.errors import TreelineError
 from engine.excerpts import head, tail
@@ -167,10 +167,15 @@ def render_chat(messages: Sequence[Mapping[str, str]], directory: str | Path) ->
     from jinja2 import TemplateError  # what chat templates are written in; torch brings it
     from transformers import AutoTokenizer  # slow to import, and only chat needs it
 
-    tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+    loader: Any = AutoTokenizer
+    try:
+        tokenizer = loader.from_pretrained(str(directory), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TreelineError(f"{directory}: its tokenizer cannot be loaded for chat: {reason}") from error
     if not tokenizer.chat_template:
         raise TreelineError(
-            f"{directory}: this model has no chat template: it completes code only; choose an Instruct model"
+            f"{directory}: this model has no chat template: it only completes code; choose an Instruct one"
         )
     try:
         ids = tokenizer.apply_chat_template(
@@ -178,4 +183,4 @@ def render_chat(messages: Sequence[Mapping[str, str]], directory: str | Path) ->
         )
     except (TemplateError, ValueError, TypeError) as error:
         raise TreelineError(f"{directory}: the chat template refuses these messages: {error}") from error
-    return list(cast("Sequence[int]", ids))
+    return cast("list[int]", list(ids))

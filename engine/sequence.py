@@ -111,7 +111,7 @@ class _StopStrings:
     def __init__(self, strings: Items[str]) -> None:
         self._strings = tuple(string for string in strings if string)
         self._longest = max(map(len, self._strings), default=0)
-        self._held = ""
+        self._held: str = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Return the text that is certain, and whether a stop string ended it."""
@@ -149,7 +149,7 @@ class _LineRules:
     def __init__(self, stop: StopRules) -> None:
         self._end_of_line = stop.end_of_line
         self._min_indent = stop.min_indent or 0
-        self._held = ""
+        self._held: str = ""
         self._started = False  # something other than blanks was seen
 
     def feed(self, text: str) -> tuple[str, bool]:

@@ -81,12 +81,13 @@ def _separator(tokenizer: Tokenizer, layout: PromptLayout) -> int | None:
 
 def _repository(request: CompletionRequest, tokenizer: Tokenizer, layout: PromptLayout) -> list[int]:
     """Return the repository's name, taken for the folder that all paths have in common, if there is one."""
-    mark = tokenizer.special_id(layout.repository[0]) if layout.repository else None
-    paths = [PurePath(shown_path(path)).parts for path in (request.path, *(file.path for file in request.context))]
-    tops = {parts[0] for parts in paths if len(parts) > 1}
-    if mark is None or not request.context or len(tops) != 1 or not all(len(parts) > 1 for parts in paths):
+    if layout.repository is None or not request.context:
         return []
-    return [mark, *tokenizer.encode(tops.pop() + layout.repository[1])]
+    mark, after = tokenizer.special_id(layout.repository[0]), layout.repository[1]
+    paths = [PurePath(shown_path(path)).parts for path in (request.path, *(file.path for file in request.context))]
+    tops = {parts[0] if len(parts) > 1 else "" for parts in paths}
+    top = tops.pop()
+    return [mark, *tokenizer.encode(top + after)] if mark is not None and top and not tops else []
 
 
 def _section(

@@ -168,6 +168,12 @@ def test_several_files(family: str) -> None:
     assert text_of(family, context=(UTIL,)) == SEVERAL[family]
 
 
+def test_a_repository_is_named_after_the_folder_of_all_files() -> None:
+    for context, named in [((UTIL,), True), ((UTIL, ContextFile("b.py", "x\n")), False), ((), False)]:
+        assert ("<|repo_name|>pkg\n" in text_of("qwen", context=context)) == named
+    assert "<|repo_name|>" not in text_of("qwen", context=(ContextFile("other/b.py", "x\n"),))
+
+
 def test_files_share_their_room_in_order() -> None:
     files = tuple(ContextFile(f"pkg/{i}.py", SOURCE[i * 9000 : i * 9000 + 9000]) for i in range(3))
     text = text_of("qwen", context=files, window=1024)
@@ -249,7 +255,7 @@ def test_the_window_is_never_exceeded(values: dict[str, object]) -> None:
     assert len(prompt.ids) + prompt.max_new + reserve <= window  # type: ignore[operator]
     assert prompt.max_new >= min(values["max_tokens"], (window - reserve) // 2)  # type: ignore[operator, type-var]
     kept = prefix[: len(prefix) - len(tokenizer.decode(prompt.dropped))]
-    near = kept[-200 if window > 1000 else -20 :]  # type: ignore[operator]
+    near = kept[-200 if window > 1000 else -8 :]  # type: ignore[operator]
     assert near in tokenizer.decode(prompt.ids)
 
 
@@ -388,6 +394,8 @@ def test_paths(path: str, shown: str) -> None:
 
 def test_chat(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi <|eot_id|>"}]
+    with pytest.raises(TreelineError, match="cannot be loaded for chat"):
+        render_chat(messages, tmp_path)
     write_tokenizer("llama3", tmp_path)
     with pytest.raises(TreelineError, match="no chat template"):
         render_chat(messages, tmp_path)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.errors import TreelineError
 from engine.kernels import cpu, reference
 from engine.model.config import Awq, ModelConfig
 from engine.model.weights import Checkpoint
@@ -85,6 +86,10 @@ class LinearLoader:
         return tensor.to(device=self.device, dtype=self.dtype)
 
     def _awq(self, name: str, out_features: int, in_features: int, awq: Awq, bias: Tensor | None) -> Projection:
+        for size, unit, what in ((in_features, awq.group_size, "inputs"), (out_features, 8, "outputs")):
+            if size % unit:
+                where = f"{self.checkpoint.directory}: {name}"
+                raise TreelineError(f"{where} has {size} {what}, AWQ needs a multiple of {unit}: correct config.json")
         groups, columns = in_features // awq.group_size, out_features // 8
         qweight = self.checkpoint.tensor(f"{name}.qweight", [in_features, columns], (torch.int32,))
         scales = self.checkpoint.tensor(f"{name}.scales", [groups, out_features], (torch.float16, torch.bfloat16))

@@ -47,9 +47,14 @@ _MODEL_TYPE = {"qwen": "qwen2", "starcoder2": "starcoder2", "codestral": "mistra
 def write_tokenizer(family: str, directory: Path) -> Path:
     """Write the files of the family's kind of tokenizer to `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in trained(family):
-        (directory / name).write_text(text, encoding="utf-8")
+    write_files(directory, dict(trained(family)))
     return directory
+
+
+def write_files(directory: Path, files: dict[str, str]) -> None:
+    """Write texts by file name."""
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
 
 
 @cache

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from engine.errors import TreelineError
 from engine.token_table import IncrementalDecoder, TokenTable, byte_level_alphabet
 from engine.tokenizer import Tokenizer
-from tests.engine.small_tokenizers import FAMILIES, SOURCE, SPECIALS, trained, write_tokenizer
+from tests.engine.small_tokenizers import FAMILIES, SOURCE, SPECIALS, trained, write_files, write_tokenizer
 
 SENTENCEPIECE = ("codellama", "codestral", "mistral")
 ODD = (
@@ -164,7 +163,7 @@ def test_without_safe_places_nothing_is_cached(pattern: str, tmp_path: Path) -> 
     files = dict(trained("treeline"))
     document = json.loads(files["tokenizer.json"])
     document["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
-    write(tmp_path, files | {"tokenizer.json": json.dumps(document)})
+    write_files(tmp_path, files | {"tokenizer.json": json.dumps(document)})
     tokenizer = Tokenizer.load(tmp_path)
     text = "aa bb cc\na b c\naa b c d e\n" * 3
     cut = tokenizer._segments._pattern
@@ -177,7 +176,7 @@ def test_a_token_over_two_words_forbids_the_cut(tmp_path: Path) -> None:
     document = json.loads(files["tokenizer.json"])
     document["model"]["vocab"]["f▁"] = len(document["model"]["vocab"])
     document["model"]["merges"].insert(0, ["f", "▁"])
-    write(tmp_path, files | {"tokenizer.json": json.dumps(document)})
+    write_files(tmp_path, files | {"tokenizer.json": json.dumps(document)})
     tokenizer = Tokenizer.load(tmp_path)
     text = "def f(x):\n    if x and f (x):\n        return f\n" * 3
     pattern = tokenizer._segments._pattern
@@ -287,66 +286,3 @@ def test_healing_stops_at_control_tokens(tokenizer: Tokenizer) -> None:
     healed = tokenizer.healing([*tokenizer.encode("pr"), control, *tokenizer.encode("arg")])
     assert healed.kept[-1] == control
     assert healed.required == b"arg"
-
-
-# --- files
-
-
-def write(directory: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (directory / name).write_text(text, encoding="utf-8")
-
-
-def test_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(TreelineError, match=r"no tokenizer\.json there"):
-        Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"\x00")
-    with pytest.raises(TreelineError, match=r"slow tokenizer there \(tokenizer\.model\): convert .*save_pretrained"):
-        Tokenizer.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "cannot be read as JSON"),
-        ("[]", "no JSON object"),
-        ("{}", r"no model\.vocab"),
-        ('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "unsupported tokenizer"),
-        ('{"model": {"type": "WordPiece", "vocab": {"a": 0}}, "decoder": {"type": "ByteLevel"}}', "type WordPiece"),
-        (
-            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}, "decoder": {"type": "ByteLevel"}}',
-            "not a valid tokenizer",
-        ),
-    ],
-)
-def test_bad_tokenizer_files(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
-    with pytest.raises(TreelineError, match=message) as caught:
-        Tokenizer.load(tmp_path)
-    assert "\n" not in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
-
-
-def test_a_truncated_file_and_a_bad_companion(tmp_path: Path) -> None:
-    files = dict(trained("qwen"))
-    write(tmp_path, files | {"tokenizer.json": files["tokenizer.json"][:5000]})
-    with pytest.raises(TreelineError, match="download it again"):
-        Tokenizer.load(tmp_path)
-    write(tmp_path, files | {"tokenizer_config.json": "nonsense"})
-    with pytest.raises(TreelineError, match=r"tokenizer_config\.json: cannot be read"):
-        Tokenizer.load(tmp_path)
-
-
-def test_end_tokens_from_every_file(tmp_path: Path) -> None:
-    files = dict(trained("llama3"))
-    write(tmp_path, files | {"generation_config.json": json.dumps({"eos_token_id": [1, 2, 3, 99999]})})
-    assert sorted(Tokenizer.load(tmp_path).eos_ids) == [1, 2, 3]
-
-
-def test_the_config_says_whether_to_begin_with_bos(tmp_path: Path) -> None:
-    files = dict(trained("llama3"))
-    config = json.loads(files["tokenizer_config.json"]) | {"add_bos_token": False}
-    write(tmp_path, files | {"tokenizer_config.json": json.dumps(config)})
-    tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.bos_id == 0
-    assert not tokenizer.add_bos

@@ -177,9 +177,8 @@ def _complete(
     engine: Completer, case: Case, settings: BenchSettings, speculation: bool, cancelled: Callable[[], bool]
 ) -> Outcome:
     request = request_for(case, settings, speculation)
-    if settings.fresh:
-        engine.forget()
-    else:
+    engine.forget()  # the answer to the other mode's request, too, which would make a perfect draft
+    if not settings.fresh:
         _read_prompt(engine, request, cancelled)
     began = time.perf_counter()
     chunks = list(engine.complete(request, cancelled))
@@ -193,9 +192,11 @@ def _complete(
 
 
 def _read_prompt(engine: Completer, request: CompletionRequest, cancelled: Callable[[], bool]) -> None:
-    """Bring the prompt into the caches of target and drafter, so that what is timed next is decoding."""
-    for _ in engine.complete(replace(request, max_tokens=2), cancelled):  # a single token would not be drafted
-        pass
+    """Bring the prompt into the caches of target and drafter, so that what is timed next is decoding.
+
+    Given up after its first pass, so that no completion is remembered; `max_tokens` stays, as prompts are cut by it.
+    """
+    next(engine.complete(replace(request, speculation=True), cancelled))
 
 
 def _first_line(text: str) -> str:

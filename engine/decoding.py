@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -160,7 +159,7 @@ class Decoding:
     def _chooser(self, logits: Tensor) -> Callable[[int, Sequence[int]], int]:
         """Return the target's choice after each node of the tree. `logits`: [nodes, vocab]."""
         if self._greedy and not self._required:
-            choices = cast(list[int], logits.argmax(-1).tolist())  # pyright: ignore[reportUnknownMemberType]
+            choices = self._target.best(logits)
             return lambda node, _: choices[node]
         return lambda node, path: self._sampler.choose(
             logits[node], len(self.tokens) + len(path), self.tokens + list(path), self._allowed(path, logits.shape[1])

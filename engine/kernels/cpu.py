@@ -6,8 +6,18 @@
 from __future__ import annotations
 
 from engine.kernels.layer import LayerShape, LayerWeights, NativeLayer, Step
-from engine.kernels.logits import top_logprobs
+from engine.kernels.logits import likeliest, top_logprobs
 from engine.kernels.native import available, backend
 from engine.kernels.packed import PackedLinear
 
-__all__ = ["LayerShape", "LayerWeights", "NativeLayer", "PackedLinear", "Step", "available", "backend", "top_logprobs"]
+__all__ = [
+    "LayerShape",
+    "LayerWeights",
+    "NativeLayer",
+    "PackedLinear",
+    "Step",
+    "available",
+    "backend",
+    "likeliest",
+    "top_logprobs",
+]

@@ -146,8 +146,10 @@ class AutoBudget:
 
     @property
     def rate(self) -> float:
-        """Running tokens per second; 0 before the first step."""
-        return self._tokens / self._seconds if self._seconds > 0 else 0.0
+        """Running tokens per second, or those of decoding one by one where that is faster; 0 before the first step."""
+        running = self._tokens / self._seconds if self._seconds > 0 else 0.0
+        single = self.target.seconds(1)
+        return max(running, 1 / single) if running > 0 and single > 0 else running
 
     def record_target(self, rows: int, seconds: float) -> None:
         """One target pass of `rows` rows (all of them: uncached prompt and tree)."""

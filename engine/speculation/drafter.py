@@ -106,11 +106,12 @@ class ModelDrafter:
         frontier = Frontier(tree, policy, nodes, max_depth)
         frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
         while batch := frontier.next_batch():
+            rows |= {node: root_row + len(rows) + index for index, node in enumerate(batch)}
             parents = [rows[tree.parents[node]] for node in batch]
             drafted = [tree.tokens[node] for node in batch]
             branches = self._timed(policy, drafted, parents, len(batch), BRANCHES, cancelled)
             for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
-                rows[node] = self._rows[parent, tree.tokens[node]] = branches.first + offset
+                self._rows[parent, tree.tokens[node]] = rows[node]
                 frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
 
     def sample(
@@ -155,7 +156,7 @@ class ModelDrafter:
         path = list(range(len(self._chain)))
         row = path[-1]
         kept = list(self._chain)
-        for token in tokens:
+        for token in tokens[:-1]:  # the last one is the next root, which has to be run to get its children
             found = self._rows.get((row, token))
             if found is None:
                 break

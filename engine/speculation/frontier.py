@@ -10,8 +10,8 @@ from typing import Protocol
 
 from engine.speculation.tree import TokenTree
 
-BATCH = 8  # nodes expanded by one pass of the drafter
-BATCH_RATIO = 0.25  # a node joins a batch when it is at least this likely compared with the batch's best
+BATCH = 8  # a pass of the drafter takes no further path when it has this many nodes
+BATCH_RATIO = 0.25  # a node joins a batch when it promises at least this much of what the batch's best one does
 
 
 class GrowthPolicy(Protocol):
@@ -22,7 +22,10 @@ class GrowthPolicy(Protocol):
         ...
 
     def expand(self, gain: float, rows: int) -> bool:
-        """Tell whether a drafter pass over `rows` nodes, likely to add `gain` accepted tokens, is worth its time."""
+        """Tell whether a drafter pass over `rows` nodes is worth its time.
+
+        `gain`: how many more tokens it should get accepted, less what their verification costs.
+        """
         ...
 
     def record_draft(self, rows: int, seconds: float) -> None:
@@ -52,21 +55,24 @@ class AnyCost:
 
 
 class Frontier:
-    """The unexpanded nodes of a growing tree, and the score that a new node has to beat."""
+    """The unexpanded nodes of a growing tree, and the score that a new node has to beat.
+
+    What an expansion can bring is the probability that the node is accepted and none of its children is: a node whose
+    likely continuation came from another source already has little to gain.
+    """
 
     def __init__(self, tree: TokenTree, policy: GrowthPolicy, nodes: int, max_depth: int) -> None:
+        """Start with what other sources put into `tree`; the root counts as expanded."""
         self._tree = tree
         self._policy = policy
         self._nodes = nodes
         self._max_depth = max_depth
         self._floor = math.log(max(policy.min_node_probability(), 1e-30))
+        self._expanded = {0}
         self._queue: list[tuple[float, int]] = []
         self._ranked = sorted(-score for score in tree.scores[1:])
-
-    def cutoff(self) -> float:
-        """Score that a node must exceed to be among the best of the tree."""
-        full = len(self._ranked) >= self._nodes
-        return max(self._floor, -self._ranked[self._nodes - 1]) if full else self._floor
+        for node in range(1, len(tree)):
+            self._offer(node)
 
     def add_children(
         self,
@@ -75,32 +81,52 @@ class Frontier:
         logprobs: Sequence[float],
         allowed: Callable[[int], bool] | None = None,
     ) -> None:
-        """Add the children of an expanded node that are good enough, and queue them beside those already there."""
+        """Add the children of an expanded node that are good enough, and queue the new ones."""
         tree = self._tree
-        base, cutoff = tree.scores[parent], self.cutoff()
+        base, cutoff = tree.scores[parent], self._cutoff()
         for token, logprob in zip(tokens, logprobs, strict=True):
             score = base + logprob
             if score <= cutoff:
                 break
             if allowed is None or allowed(token):
                 known = len(tree)
-                if tree.add(parent, token, score) == known:
+                node = tree.add(parent, token, score)
+                if node == known:
                     insort(self._ranked, -score)
-                    cutoff = self.cutoff()
-        if tree.depths[parent] + 1 < self._max_depth:
-            for node in tree.children(parent).values():
-                heapq.heappush(self._queue, (-tree.scores[node], node))
+                    cutoff = self._cutoff()
+                self._offer(node)
 
     def next_batch(self) -> list[int]:
-        """Return the nodes to expand next; empty when no pass of the drafter is worth its time any more."""
-        cutoff = self.cutoff()
+        """Return the nodes to expand next, each after its parent; empty when no pass is worth its time any more."""
+        cutoff = self._cutoff()
         batch: list[int] = []
         gain = worst = 0.0
-        while self._queue and len(batch) < BATCH and -self._queue[0][0] > cutoff:
-            probability = math.exp(-self._queue[0][0])
-            if probability < worst:
-                break
-            worst = worst or probability * BATCH_RATIO
-            gain += probability
-            batch.append(heapq.heappop(self._queue)[1])
+        while self._queue and len(batch) < BATCH and -self._queue[0][0] >= worst:
+            value, node = heapq.heappop(self._queue)
+            if node in self._expanded or self._tree.scores[node] <= cutoff:
+                continue
+            worst = worst or -value * BATCH_RATIO
+            gain -= value
+            batch += self._path_to(node)
+        gain -= len(batch) * self._policy.min_node_probability()  # what it costs to verify one child each
         return batch if batch and self._policy.expand(gain, len(batch)) else []
+
+    def _path_to(self, node: int) -> list[int]:
+        """Return `node` and those of its ancestors that are not expanded, from the top, and count them as expanded."""
+        path: list[int] = []
+        while node not in self._expanded:
+            self._expanded.add(node)
+            path.append(node)
+            node = self._tree.parents[node]
+        return path[::-1]
+
+    def _offer(self, node: int) -> None:
+        tree = self._tree
+        if tree.depths[node] < self._max_depth and node not in self._expanded:
+            covered = sum(math.exp(tree.scores[child]) for child in tree.children(node).values())
+            heapq.heappush(self._queue, (covered - math.exp(tree.scores[node]), node))
+
+    def _cutoff(self) -> float:
+        """Score that a node must exceed to be among the best of the tree."""
+        full = len(self._ranked) >= self._nodes
+        return max(self._floor, -self._ranked[self._nodes - 1]) if full else self._floor

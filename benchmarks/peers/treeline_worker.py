@@ -35,9 +35,7 @@ class Backend:
         """Load the checkpoints; `drafter` None drafts from n-grams alone."""
         self._tokenizer = Tokenizer.load(target)
         self._target = Target(load_transformer(target, LoadOptions()))
-        self._drafter = (
-            ModelDrafter(Draft(load_transformer(drafter, LoadOptions(guesses=True)))) if drafter else None
-        )
+        self._drafter = ModelDrafter(Draft(load_transformer(drafter, LoadOptions(guesses=True)))) if drafter else None
         self._budget = AutoBudget()
 
     def complete(self, job: Job) -> Reply:

@@ -172,7 +172,7 @@ class _Fields:
         return _Fields(self.path, cast(dict[str, Any], value), f"{key}.")
 
     def strings(self, key: str) -> tuple[str, ...]:
-        value = self.raw.get(key)
+        value: object = self.raw.get(key)
         if value is None:
             return ()
         members = cast(list[object], value) if isinstance(value, list) else [value]

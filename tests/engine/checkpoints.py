@@ -44,15 +44,18 @@ SHAPE: dict[str, Any] = {
 
 
 def llama(**changes: Any) -> PreTrainedConfig:
-    return LlamaConfig(**(SHAPE | changes))
+    settings: dict[str, Any] = SHAPE | changes
+    return LlamaConfig(**settings)
 
 
 def qwen2(**changes: Any) -> PreTrainedConfig:
-    return Qwen2Config(**(SHAPE | {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}} | changes))
+    settings: dict[str, Any] = SHAPE | {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}} | changes
+    return Qwen2Config(**settings)
 
 
 def mistral(**changes: Any) -> PreTrainedConfig:
-    return MistralConfig(**(SHAPE | {"sliding_window": None} | changes))
+    settings: dict[str, Any] = SHAPE | {"sliding_window": None} | changes
+    return MistralConfig(**settings)
 
 
 # Every family, and within a family every setting that a published checkpoint of it uses.

@@ -99,7 +99,9 @@ class RandomModel:
     def truncate(self, length: int) -> None:
         self._rows = 0
 
-    def logits(self, *_: object) -> tuple[int, Tensor]:
+    def logits(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
+    ) -> tuple[int, Tensor]:
         raise AssertionError("only Sequoia's drafting asks for logits")
 
 
@@ -229,7 +231,7 @@ def test_sequoia_follows_the_distribution_of_the_target(pair: Pair) -> None:
     token, total = first.most_common(1)[0]
     logits = target_logits(pair, [5, 6, 7, token])
     expected = Sampler(sampling).distribution(logits, ())
-    observed = [pairs[token, other] for other in expected.nonzero()[0]]
+    observed = [pairs[token, int(other)] for other in expected.nonzero()[0]]
     assert sum(observed) == total
     assert chisquare(observed, total * expected[expected > 0]).pvalue > 1e-3
 

@@ -45,7 +45,8 @@ def test_speculation_is_invisible_but_for_the_passes(engine: Engine, temperature
     slow = list(engine.complete(ask(sampling=sampling, speculation=False)))
     assert ids(fast) == ids(slow)
     assert "".join(chunk.text for chunk in fast) == "".join(chunk.text for chunk in slow)
-    assert slow[-1].stats and fast[-1].stats
+    assert slow[-1].stats
+    assert fast[-1].stats
     assert slow[-1].stats.target_passes == slow[-1].stats.new_tokens == 24
     assert fast[-1].stats.drafted_tokens > 0
 

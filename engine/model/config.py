@@ -172,13 +172,11 @@ class _Fields:
         return _Fields(self.path, cast(dict[str, Any], value), f"{key}.")
 
     def strings(self, key: str) -> tuple[str, ...]:
-        value: object = self.raw.get(key)
-        if value is None:
-            return ()
-        members = cast(list[object], value) if isinstance(value, list) else [value]
+        value = cast(object, self.raw.get(key))
+        members = cast(list[object], value) if isinstance(value, list) else []
         strings = tuple(member for member in members if isinstance(member, str))
-        if not isinstance(value, list) or len(strings) < len(members):
-            raise self.wrong(key, value, "a list of names is needed")
+        if value is not None and (not isinstance(value, list) or len(strings) < len(members)):
+            raise self.wrong(key, cast(object, value), "a list of names is needed")
         return strings
 
 

@@ -159,8 +159,8 @@ class Decoding:
     def _chooser(self, logits: Tensor) -> Callable[[int, Sequence[int]], int]:
         """Return the target's choice after each node of the tree. `logits`: [nodes, vocab]."""
         if self._greedy and not self._required:
-            choices = self._target.best(logits)
-            return lambda node, _: choices[node]
+            rows = logits.cpu().numpy()
+            return lambda node, _: int(rows[node].argmax())  # numpy's: the lower id of equals, and one thread
         return lambda node, path: self._sampler.choose(
             logits[node], len(self.tokens) + len(path), self.tokens + list(path), self._allowed(path, logits.shape[1])
         )

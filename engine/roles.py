@@ -46,10 +46,6 @@ class Target:
         """Run one pass; return the logits of the rows from `first` on. The rows stay uncommitted."""
         return self.model.forward(tokens, parents, self.cache, slice(first, None), cancelled)
 
-    def best(self, logits: Tensor) -> list[int]:
-        """Return the likeliest token of each row of logits [rows, vocab], the lower id of equals."""
-        return cpu.likeliest(logits)
-
     def commit(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """Keep a path of rows, which hold `tokens`, and forget the others."""
         self.cache.commit(rows)

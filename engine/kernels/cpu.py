@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from engine.kernels.layer import LayerShape, LayerWeights, NativeLayer, Step
-from engine.kernels.logits import likeliest, top_logprobs
+from engine.kernels.logits import top_logprobs
 from engine.kernels.native import available, backend
 from engine.kernels.packed import PackedLinear
 
@@ -18,6 +18,5 @@ __all__ = [
     "Step",
     "available",
     "backend",
-    "likeliest",
     "top_logprobs",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -29,16 +27,3 @@ def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         logits.data_ptr(), rows, vocabulary, vocabulary, k, ids.data_ptr(), logprobs.data_ptr(), native.threads()
     )
     return ids, logprobs
-
-
-def likeliest(logits: Tensor) -> list[int]:
-    """Return the best token of each row of logits [n, V], the lower id of equals.
-
-    Beside the native kernels not by argmax: torch shares that out among threads of its own, which then go on spinning
-    for milliseconds on the cores that the next pass needs.
-    """
-    if logits.device.type == "cpu" and logits.dtype == torch.float32 and native.available():
-        best = top_logprobs(logits, 1)[0][:, 0]
-    else:
-        best = logits.argmax(-1)
-    return cast(list[int], best.tolist())  # pyright: ignore[reportUnknownMemberType]

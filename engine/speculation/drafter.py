@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class ModelDrafter:
         other sources put into the tree are expanded like its own. The tree may end up larger: prune it. Raises
         Cancelled when `cancelled()` says so; then call `abandon`.
         """
-        if max_depth < 1 or not policy.expand(1.0, 1):
+        covered = sum(math.exp(tree.scores[node]) for node in tree.children(0).values())
+        if max_depth < 1 or not policy.expand(1.0 - covered - policy.min_node_probability(), 1):
             return
         self._chain = list(tokens[len(self._cached) :])
         self._rows.clear()

@@ -40,7 +40,11 @@ Drafter = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", rich_help_panel=_MODELS, help="Memory for weights and caches: 8GiB, 12GB, 800M."),
+    typer.Option(
+        metavar="SIZE",
+        rich_help_panel=_MODELS,
+        help="Most that weights and caches may take: 8GiB, 12GB, 800M. Models that need more are refused.",
+    ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda", rich_help_panel=_MODELS, help="Where to compute.")

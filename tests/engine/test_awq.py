@@ -114,11 +114,11 @@ def test_integers_and_weights_are_autoawqs(awq: Quantised) -> None:
                 assert torch.equal(one.long(), other.long())
 
 
-def test_weights_are_what_autoawqs_layer_multiplies_by(awq: Quantised) -> None:
+def test_weights_are_what_autoawqs_layer_multiplies_by(awq: Quantised, monkeypatch: pytest.MonkeyPatch) -> None:
     """WQLinear_GEMM itself, fed unit vectors: its fp16 weights are ours rounded to fp16, to the last bit."""
     gemm = awq_checkpoints.auto_awq("awq.modules.linear.gemm")
-    if gemm.awq_ext is not None or gemm.TRITON_AVAILABLE:
-        pytest.skip("AutoAWQ computes on the GPU here")
+    monkeypatch.setattr(gemm, "awq_ext", None)  # its GPU kernels, where they are installed
+    monkeypatch.setattr(gemm, "TRITON_AVAILABLE", False)
     for name in awq.layers()[:3]:
         tensors = {kind: awq.tensors.get(f"{name}.{kind}") for kind in ("qweight", "qzeros", "scales")}
         qweight, scales = tensors["qweight"], tensors["scales"]

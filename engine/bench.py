@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -196,7 +196,7 @@ def _read_prompt(engine: Completer, request: CompletionRequest, cancelled: Calla
 
     Given up after its first pass, so that no completion is remembered; `max_tokens` stays, as prompts are cut by it.
     """
-    next(engine.complete(replace(request, speculation=True), cancelled))
+    next(engine.complete(request, cancelled))
 
 
 def _first_line(text: str) -> str:

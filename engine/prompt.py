@@ -83,7 +83,7 @@ def build_prompt(
         required=required,
         dropped=tuple(dropped),
         stop_ids=frozenset((*tokenizer.eos_ids, *(token for token in stops if token is not None))),
-        max_new=min(max_new + len(dropped), room - len(ids)),
+        max_new=min(max_new, room - len(ids)),
         layout=layout.name,
     )
 

@@ -259,11 +259,20 @@ def test_thresholds_are_the_value_of_time() -> None:
         rows = (1, 4, 16)[step % 3]
         budget.record_target(rows, 0.1 + 0.01 * rows)
         budget.record_draft(rows, 0.02 + 0.001 * rows)
+        budget.record_step(5, 0.25)
+    assert budget.rate == pytest.approx(20)
+    assert budget.min_node_probability() == pytest.approx(20 * 0.01)
+    assert budget.expand(20 * 0.03 * 1.01, 10)
+    assert not budget.expand(20 * 0.03 * 0.99, 10)
+
+
+def test_time_is_worth_at_least_what_decoding_one_by_one_brings() -> None:
+    budget = AutoBudget()
+    for step in range(10):
+        rows = (1, 4, 16)[step % 3]
+        budget.record_target(rows, 0.1 + 0.01 * rows)
         budget.record_step(2, 0.5)
-    assert budget.rate == pytest.approx(4)
-    assert budget.min_node_probability() == pytest.approx(4 * 0.01)
-    assert budget.expand(4 * 0.03 * 1.01, 10)
-    assert not budget.expand(4 * 0.03 * 0.99, 10)
+    assert budget.rate == pytest.approx(1 / 0.11)
 
 
 def test_prefill_and_pauses_do_not_change_the_rate_much() -> None:

@@ -187,7 +187,18 @@ def test_bench_decode_reports_no_mismatch_in_float32(
     lines = [json.dumps({**row, "id": str(n), "prefix": prefix}) for n, prefix in enumerate(prefixes)]
     cases.write_text("\n".join(lines), encoding="utf-8")
     models = ["--model", str(pair_paths.target), "--drafter", str(pair_paths.drafter), "--dtype", "float32"]
-    decode = ["bench", "decode", "--cases", str(cases), "--max-tokens", "16", "--fixed-length", *models]
+    decode = [
+        "bench",
+        "decode",
+        "--cases",
+        str(cases),
+        "--max-tokens",
+        "16",
+        "--budget",
+        "8",
+        "--fixed-length",
+        *models,
+    ]
     for more in ([], ["--fresh", "--temperature", "0.8"]):
         assert main([*decode, *more, "--json"]) == 0
         printed = capfd.readouterr()

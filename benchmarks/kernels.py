@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.cpu import LayerShape, LayerWeights, NativeLayer, PackedLinear, Step, available, top_logprobs
+from engine.kernels import cpu
+from engine.kernels.cpu import LayerShape, LayerWeights, NativeCache, NativeLayer, PackedLinear, Step, top_logprobs
 from engine.kernels.weights import NativeWeights, Shape, TorchInt4Weights, block_bytes
 
 LINEARS = ((256, 1024, 64), (512, 2048, 128), (2048, 8192, 128), (4096, 14336, 128))  # K, N, group
@@ -139,10 +140,8 @@ def layer_cases(rows: list[int]) -> Iterator[Case]:
         linears = (weights.qkv, weights.output, weights.gate_up, weights.down)
         for m in rows:
             hidden = torch.randn(m, shape.hidden_size)
-            half = shape.head_dim // 2
-            parents = torch.arange(-1, m - 1, dtype=torch.int32)
-            step = Step(PAST, 0, m, parents, torch.ones(m, half), torch.zeros(m, half))
-            cache = torch.randn(2, shape.num_key_value_heads, PAST + m, shape.head_dim)
+            step = Step(PAST, 0, range(-1, m - 1), range(PAST, PAST + m), torch.randn(2, PAST + m, shape.head_dim // 2))
+            cache = NativeCache(shape.num_key_value_heads, shape.head_dim, PAST + m)
             inputs = [torch.randn(m, linear.in_features) for linear in linears]
 
             def four_products(inputs: list[Tensor] = inputs, linears: tuple[PackedLinear, ...] = linears) -> object:
@@ -154,7 +153,7 @@ def layer_cases(rows: list[int]) -> Iterator[Case]:
                 m,
                 sum(block_bytes(linear.shape) for linear in linears),
                 2 * m * sum(linear.in_features * linear.out_features for linear in linears),
-                lambda layer=layer, hidden=hidden, step=step, cache=cache: layer(hidden, step, cache[0], cache[1]),
+                lambda layer=layer, hidden=hidden, step=step, cache=cache: layer(hidden, step, cache),
                 "its 4 products",
                 four_products,
             )
@@ -228,7 +227,7 @@ def main() -> int:
     parser.add_argument("--rows", default="1,4,8,16,32,64", help="row counts")
     parser.add_argument("--seconds", type=float, default=0.5, help="time per line")
     options = parser.parse_args()
-    if not available():
+    if not cpu.available():
         print("the native kernels are not available on this machine", file=sys.stderr)
         return 1
     rows = [int(m) for m in options.rows.split(",")]
@@ -244,7 +243,7 @@ def main() -> int:
                 print(line(timings[-1]), flush=True)
     if options.json:
         report = {
-            "threads": torch.get_num_threads(),
+            "threads": cpu.threads(),
             "torch": torch.__version__,
             "timings": [asdict(t) for t in timings],
         }

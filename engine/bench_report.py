@@ -168,10 +168,11 @@ def hardware() -> Hardware:
     """Describe this machine and what computes on it."""
     import torch
 
-    threads = torch.get_num_threads()
+    from engine.kernels import cpu
+
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     python = platform.python_version()
-    return Hardware(_processor(), threads, memory, platform.platform(), python, str(torch.__version__))
+    return Hardware(_processor(), cpu.threads(), memory, platform.platform(), python, str(torch.__version__))
 
 
 def _processor() -> str:

@@ -16,6 +16,7 @@ from engine.config import EngineConfig
 from engine.decoding import Decoding, Speculation
 from engine.errors import Cancelled, TreelineError
 from engine.hub import Pair, resolve_pair
+from engine.kernels import cpu
 from engine.kernels.device import pick_device
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
@@ -75,8 +76,7 @@ class Engine:
 
         `progress(phase, done, total)` counts layers. Raises TreelineError saying what is missing or does not fit.
         """
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        cpu.use_threads(config.threads)
         pair = resolve_pair(config)
         device = pick_device(config.device, prefer_gpu=config.model != "bundled")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -91,6 +91,7 @@ class Engine:
         if pair.drafter:
             options = replace(options, guesses=True)
             drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
+        cpu.use_threads(config.threads, native_only=all(model.fused for model in (target, drafter) if model))
         return cls(target, drafter, tokenizer, layout, config.budget, config.verification == "sequoia")
 
     def reset(self) -> None:

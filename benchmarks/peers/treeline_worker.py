@@ -17,6 +17,7 @@ from benchmarks.peers.protocol import Job, Reply, serve
 from engine import __version__
 from engine.decoding import Decoding, Speculation
 from engine.engine import AUTO_NODES
+from engine.kernels import cpu
 from engine.model.loader import LoadOptions, load_transformer
 from engine.model.transformer import never
 from engine.request import SamplingParams
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True, help="checkpoint folder")
     parser.add_argument("--drafter", type=Path, help="checkpoint folder; none: n-grams alone")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    cpu.use_threads(arguments.threads, native_only=True)
     backend = Backend(arguments.target, arguments.drafter)
     serve({"treeline": __version__, "python": platform.python_version(), "torch": torch.__version__}, backend.complete)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from ctypes import addressof
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.errors import TreelineError
 from engine.kernels import native
 from engine.kernels.packed import PackedLinear
+
+BLOCK = 16  # slots whose keys lie together (csrc/attention.h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +47,75 @@ class LayerWeights:
     k_norm: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Step:
     """One pass, the same for all layers.
 
-    `past` committed positions, `first` uncommitted rows already in the cache, `count` new rows. `parents` int32
-    [first + count] for all uncommitted rows (-1: the last committed position). `cos`, `sin` float32
-    [count, head_dim / 2] at the new rows' positions.
+    `past` committed positions, `first` uncommitted rows already in the cache, `count` new rows.
     """
 
-    past: int
-    first: int
-    count: int
-    parents: Tensor
-    cos: Tensor
-    sin: Tensor
-    _struct: native.StepStruct = field(init=False, repr=False, compare=False)
+    __slots__ = ("_buffers", "_struct", "address", "count", "end")
 
-    def __post_init__(self) -> None:
-        """Raise ValueError for tensors of other types or sizes."""
-        if self.parents.dtype != torch.int32 or self.parents.shape != (self.first + self.count,):
-            raise ValueError(
-                f"parents must be int32 [{self.first + self.count}], not {self.parents.dtype} {self.parents.shape}"
-            )
-        if not self.parents.is_contiguous():
-            raise ValueError("parents must be contiguous")
-        for angles in (self.cos, self.sin):
-            if angles.dtype != torch.float32 or angles.shape[0] != self.count or not angles.is_contiguous():
-                raise ValueError(f"cos and sin must be contiguous float32 [{self.count}, head_dim / 2]")
-        pointers = (self.parents.data_ptr(), self.cos.data_ptr(), self.sin.data_ptr())
-        object.__setattr__(self, "_struct", native.StepStruct(self.past, self.first, self.count, *pointers))
+    def __init__(self, past: int, first: int, parents: Sequence[int], positions: Sequence[int], rope: Tensor) -> None:
+        """`parents` of all uncommitted rows (-1: the last committed position), `positions` of the new ones.
 
-    @property
-    def address(self) -> int:
-        """Of the C argument; valid as long as this object lives."""
-        return addressof(self._struct)
+        `rope` float32 [2, positions, head_dim / 2]: cos and sin. Raises ValueError for sizes or types that do not fit.
+        """
+        self.count = len(parents) - first
+        if len(positions) != self.count:
+            raise ValueError(f"{len(positions)} positions for {self.count} rows")
+        if rope.dtype != torch.float32 or rope.dim() != 3 or not rope.is_contiguous():
+            raise ValueError("rope must be contiguous float32 [2, positions, head_dim / 2]")
+        if positions and not 0 <= min(positions) <= max(positions) < rope.shape[1]:
+            raise ValueError(f"positions {min(positions)} to {max(positions)}: there are {rope.shape[1]}")
+        self.end = past + first + self.count
+        parent_array, position_array = array("i", parents), array("i", positions)
+        self._buffers = (parent_array, position_array, rope)
+        cos, sine_offset = rope.data_ptr(), rope.stride(0) * 4
+        pointers = (parent_array.buffer_info()[0], position_array.buffer_info()[0], cos, cos + sine_offset)
+        self._struct = native.StepStruct(past, first, self.count, *pointers)
+        self.address = addressof(self._struct)
+
+
+class NativeCache:
+    """Keys and values of one layer for `capacity` slots, as bfloat16 in the order that csrc/attention.h reads.
+
+    Memory is touched only as slots are written. Never written slots hold zeros.
+    """
+
+    __slots__ = ("_data", "_function", "_struct", "address", "capacity", "head_dim", "kv_heads")
+
+    def __init__(self, kv_heads: int, head_dim: int, capacity: int) -> None:
+        self.kv_heads, self.head_dim, self.capacity = kv_heads, head_dim, -(-capacity // BLOCK) * BLOCK
+        # numpy's zeros are the system's untouched ones; torch's would be written.
+        self._data = torch.from_numpy(np.zeros(2 * kv_heads * self.capacity * head_dim, np.int16)).view(torch.bfloat16)  # pyright: ignore[reportUnknownMemberType]
+        keys, size = self._data.data_ptr(), self._data.nbytes // 2
+        self._struct = native.CacheStruct(keys, keys + size, self.capacity, kv_heads, head_dim)
+        self._function = native.required().tl_move_slots
+        self.address = addressof(self._struct)
+
+    @staticmethod
+    def slot_bytes(kv_heads: int, head_dim: int) -> int:
+        """Return the bytes of one slot."""
+        return 2 * 2 * kv_heads * head_dim
+
+    def move(self, sources: Sequence[int], target: int) -> None:
+        """Let slots `sources`, ascending and none before its target, become the slots from `target` on."""
+        slots = array("i", sources)
+        self._function(self.address, slots.buffer_info()[0], len(slots), target)
+
+    def read(self, slots: int) -> Tensor:
+        """Return a copy of the first slots: float32 [keys|values, kv_heads, slots, head_dim]."""
+        keys, values = self._data.view(2, self.kv_heads, -1)
+        keys = keys.view(self.kv_heads, -1, self.head_dim // 2, BLOCK, 2).permute(0, 1, 3, 2, 4)
+        values = values.view(self.kv_heads, -1, self.head_dim, 2).permute(0, 1, 3, 2)
+        shape = (self.kv_heads, self.capacity, self.head_dim)
+        return torch.stack((keys.reshape(shape), values.reshape(shape)))[:, :, :slots].float()
 
 
 class NativeLayer:
     """A decoder layer whose call is one call of C."""
 
-    __slots__ = ("_address", "_function", "_struct", "shape", "weights")
+    __slots__ = ("_address", "_function", "_struct", "_width", "shape", "weights")
 
     def __init__(self, shape: LayerShape, weights: LayerWeights) -> None:
         """Raise TreelineError if the native kernels cannot run this layer (ask `fits` first)."""
@@ -104,39 +137,23 @@ class NativeLayer:
         )
         self._address = addressof(self._struct)
         self._function = native.required().tl_layer
+        self._width = shape.hidden_size
 
     @staticmethod
     def fits(shape: LayerShape, weights: LayerWeights) -> bool:
         """Whether the native kernels can run this layer."""
         return _obstacle(shape, weights) is None
 
-    def __call__(self, hidden: Tensor, step: Step, keys: Tensor, values: Tensor) -> None:
-        """Update hidden float32 [count, H] in place, and write K and V of row i at slot past + first + i.
+    def __call__(self, hidden: Tensor, step: Step, cache: NativeCache) -> None:
+        """Update hidden float32 [count, H] in place, and write keys and values of row i at slot past + first + i.
 
-        `keys` and `values`: this layer's cache, float32 [kv_heads, capacity, head_dim], slots contiguous per head.
-        Raises ValueError if the cache is too short or a tensor is of another type or size.
+        Raises ValueError if the cache is too short or hidden is of another type or size.
         """
-        shape = self.shape
-        if keys.shape[1] < step.past + step.first + step.count:
-            raise ValueError(f"cache of {keys.shape[1]} slots for {step.past} + {step.first} + {step.count} rows")
-        if (
-            hidden.shape != (step.count, shape.hidden_size)
-            or hidden.dtype != torch.float32
-            or not hidden.is_contiguous()
-        ):
-            raise ValueError(f"hidden must be contiguous float32 [{step.count}, {shape.hidden_size}]")
-        head_stride, slot_stride, _ = keys.stride()
-        if values.stride() != keys.stride() or slot_stride != shape.head_dim or keys.dtype != torch.float32:
-            raise ValueError("keys and values must be float32 with equal strides and contiguous slots")
-        self._function(
-            self._address,
-            step.address,
-            hidden.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            head_stride,
-            native.threads(),
-        )
+        if cache.capacity < step.end:
+            raise ValueError(f"cache of {cache.capacity} slots for {step.end} rows")
+        if hidden.shape != (step.count, self._width) or hidden.dtype != torch.float32 or not hidden.is_contiguous():
+            raise ValueError(f"hidden must be contiguous float32 [{step.count}, {self._width}]")
+        self._function(self._address, step.address, hidden.data_ptr(), cache.address, native.threads())
 
 
 def _obstacle(shape: LayerShape, weights: LayerWeights) -> str | None:

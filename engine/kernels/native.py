@@ -40,8 +40,21 @@ class StepStruct(ctypes.Structure):
         ("first", c_int64),
         ("count", c_int64),
         ("parents", c_void_p),
+        ("positions", c_void_p),
         ("cos", c_void_p),
         ("sin", c_void_p),
+    )
+
+
+class CacheStruct(ctypes.Structure):
+    """`tl::Cache` (csrc/attention.h)."""
+
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("capacity", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
     )
 
 
@@ -74,7 +87,8 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "tl_pack_dense": (POINTER(LinearStruct), c_void_p, c_void_p, c_int64, c_int64),
     "tl_dequantize": (POINTER(LinearStruct), c_void_p, c_int64),
     "tl_linear": (c_void_p, c_void_p, c_int64, c_void_p, c_double, c_void_p, c_int64),
-    "tl_layer": (c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int64),
+    "tl_layer": (c_void_p, c_void_p, c_void_p, c_void_p, c_int64),
+    "tl_move_slots": (c_void_p, c_void_p, c_int64, c_int64),
     "tl_top_logprobs": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
 }
 RETURNING = ("tl_vector_bytes", "tl_has_vnni", "tl_block_bytes")
@@ -138,5 +152,19 @@ def required() -> ctypes.CDLL:
 
 
 def threads() -> int:
-    """Threads per call: torch's, so that `torch.set_num_threads` governs all of the engine."""
-    return torch.get_num_threads()
+    """Threads per call of the native kernels: as many as torch's, unless `use_threads` said otherwise."""
+    return _threads[0] or torch.get_num_threads()
+
+
+def use_threads(count: int | None, native_only: bool = False) -> None:
+    """Let every kernel use `count` threads, None for as many as torch takes by itself.
+
+    `native_only`: torch computes with one thread, because its threads spin for a while when they are done and would
+    keep the native kernels' threads from the cores.
+    """
+    _threads[0] = count or _DEFAULT_THREADS
+    torch.set_num_threads(1 if native_only else _threads[0])
+
+
+_DEFAULT_THREADS = torch.get_num_threads()  # one per core, or what OMP_NUM_THREADS says
+_threads = [0]  # 0: torch's number

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,18 +13,42 @@ from engine.errors import TreelineError
 from engine.model.config import ModelConfig
 
 
+class LayerCache(Protocol):
+    """Keys and values of one layer, in whatever order its kernels read them."""
+
+    def move(self, sources: Sequence[int], target: int) -> None:
+        """Let slots `sources`, ascending and none before its target, become the slots from `target` on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainCache:
+    """Keys and values as torch reads them: [keys|values, kv_heads, capacity, head_dim]; touched only as it fills."""
+
+    data: Tensor
+
+    @classmethod
+    def empty(cls, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> PlainCache:
+        """Return a cache with nothing in it."""
+        return cls(torch.empty((2, config.num_key_value_heads, capacity, config.head_dim), dtype=dtype, device=device))
+
+    def move(self, sources: Sequence[int], target: int) -> None:
+        """See LayerCache."""
+        slots = torch.tensor(sources, device=self.data.device)
+        self.data[:, :, target : target + len(sources)] = self.data[:, :, slots]
+
+
 class KVCache:
-    """Keys and values of every layer, preallocated for `capacity` positions.
+    """The keys and values of every layer, for `capacity` positions, and what each slot stands for.
 
     Slots [0, length) hold committed positions. The slots after them hold uncommitted rows: `parents[i]` is the row that
     row i continues, or -1 for the last committed position. The cache advances only by `commit`; cancelling is not
     committing, so there is nothing to undo.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
-        # [layers, keys|values, kv_heads, capacity, head_dim]
-        self.data = torch.empty(shape, dtype=dtype, device=device)
+    def __init__(self, layers: Sequence[LayerCache], capacity: int) -> None:
+        """Use empty caches, one per layer."""
+        self.layers = layers
         self.capacity = capacity
         self.length = 0
         self.parents: list[int] = []
@@ -59,9 +85,9 @@ class KVCache:
         while in_place < len(rows) and rows[in_place] == in_place:
             in_place += 1
         if in_place < len(rows):
-            source = torch.tensor([self.length + row for row in rows[in_place:]], device=self.data.device)
-            target = self.length + in_place
-            self.data[:, :, :, target : target + len(source)] = self.data[:, :, :, source]
+            sources = [self.length + row for row in rows[in_place:]]
+            for layer in self.layers:
+                layer.move(sources, self.length + in_place)
         self.length += len(rows)
         self.discard()
 

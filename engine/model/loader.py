@@ -52,15 +52,10 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
     dtype = torch.float32 if packed else options.dtype or config.dtype
     loader = LinearLoader(checkpoint, config, dtype, options.device, packed)
     positions = min(config.max_position_embeddings, options.context or config.max_position_embeddings)
-    layers: list[Layer] = []
-    for index in range(config.num_hidden_layers):
-        layers.append(_layer(loader, index))
-        if progress:
-            progress(index + 1, config.num_hidden_layers)
     return Transformer(
         config=config,
         embedding=loader.embedding(),
-        layers=layers,
+        layers=_fused_layers(loader, progress) or _plain_layers(loader, progress),
         norm=loader.dense("model.norm.weight", [config.hidden_size]),
         head=loader.head(draft_outputs(config.vocab_size) if options.guesses and packed else config.vocab_size),
         rope=rope_table(config, positions).to(options.device),
@@ -76,13 +71,38 @@ def footprint(directory: Path, context: int | None = None) -> int:
     return Checkpoint.open(directory).bytes() + cache
 
 
-def _layer(loader: LinearLoader, index: int) -> Layer:
+def _plain_layers(loader: LinearLoader, progress: Progress | None) -> list[Layer]:
+    layers: list[Layer] = []
+    for index in range(loader.config.num_hidden_layers):
+        layers.append(_layer(loader, index))
+        if progress:
+            progress(index + 1, loader.config.num_hidden_layers)
+    return layers
+
+
+def _fused_layers(loader: LinearLoader, progress: Progress | None) -> list[Layer] | None:
+    """Return every layer as one native call, or None where that is not possible for all of them.
+
+    All or none: the two kinds keep their keys and values differently.
+    """
+    layers: list[Layer] = []
+    for index in range(loader.config.num_hidden_layers if loader.packed and cpu.available() else 0):
+        fused = _fused(_layer(loader, index))
+        if fused is None:
+            return None
+        layers.append(fused)
+        if progress:
+            progress(index + 1, loader.config.num_hidden_layers)
+    return layers or None
+
+
+def _layer(loader: LinearLoader, index: int) -> DecoderLayer:
     config, name = loader.config, f"model.layers.{index}"
     hidden, middle = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
-    layer = DecoderLayer(
+    return DecoderLayer(
         config=config,
         input_layernorm=loader.dense(f"{name}.input_layernorm.weight", [hidden]),
         q_proj=loader.load(f"{attention}.q_proj", queries, hidden, config.qkv_bias),
@@ -94,11 +114,10 @@ def _layer(loader: LinearLoader, index: int) -> Layer:
         up_proj=loader.load(f"{mlp}.up_proj", middle, hidden, config.mlp_bias),
         down_proj=loader.load(f"{mlp}.down_proj", hidden, middle, config.mlp_bias),
     )
-    return _fused(layer) or layer
 
 
 def _fused(layer: DecoderLayer) -> FusedLayer | None:
-    """Return the layer as one native call, where the kernels are there and its weights are packed alike."""
+    """Return the layer as one native call, where its weights are packed alike."""
     projections = (
         layer.q_proj,
         layer.k_proj,
@@ -109,7 +128,7 @@ def _fused(layer: DecoderLayer) -> FusedLayer | None:
         layer.down_proj,
     )
     packed = [projection for projection in projections if isinstance(projection, cpu.PackedLinear)]
-    if len(packed) < len(projections) or not cpu.available():
+    if len(packed) < len(projections):
         return None
     query, key, value, output, gate, up, down = packed
     if len({(part.bits, part.group_size) for part in (query, key, value)}) > 1 or gate.bits != up.bits:

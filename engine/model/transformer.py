@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.nn import functional
 from engine.errors import Cancelled, TreelineError
 from engine.kernels import cpu
 from engine.model.config import ModelConfig
-from engine.model.kv_cache import KVCache
+from engine.model.kv_cache import KVCache, LayerCache, PlainCache
 from engine.model.linear import Projection
 
 
@@ -31,42 +31,48 @@ def never() -> bool:
 class Step:
     """What the layers of one pass share: `count` new rows behind `first` uncommitted and `past` committed ones.
 
-    `cos`, `sin`: float32 [count, head_dim / 2], the rotations of the new rows.
+    `positions` of the new rows; `rope` float32 [2, positions, head_dim / 2], cos and sin.
     """
 
     past: int
     first: int
-    count: int
-    cos: Tensor
-    sin: Tensor
+    positions: Sequence[int]
+    rope: Tensor
     cache: KVCache
     _mask: Tensor | None = None
+    _rotation: Tensor | None = None
     _native: cpu.Step | None = None
 
     def mask(self) -> Tensor:
-        """Which slots each new row sees: bool [count, past + first + count]; built once, on the cache's device."""
+        """Which slots each new row sees: bool [count, past + first + count]; built once, on the rotations' device."""
         if self._mask is None:
-            past = torch.ones(self.count, self.past, dtype=torch.bool)
+            past = torch.ones(len(self.positions), self.past, dtype=torch.bool)
             mask = torch.cat((past, self.cache.ancestors(self.first)), dim=1)
-            self._mask = mask.to(self.cache.data.device)
+            self._mask = mask.to(self.rope.device)
         return self._mask
+
+    def rotation(self) -> Tensor:
+        """Cos and sin of the new rows: float32 [2, count, head_dim / 2]."""
+        if self._rotation is None:
+            self._rotation = self.rope[:, torch.tensor(self.positions, device=self.rope.device)]
+        return self._rotation
 
     def native(self) -> cpu.Step:
         """Return the same for the native kernels, which need no mask."""
         if self._native is None:
-            parents = torch.tensor(self.cache.parents, dtype=torch.int32)
-            self._native = cpu.Step(self.past, self.first, self.count, parents, self.cos, self.sin)
+            self._native = cpu.Step(self.past, self.first, self.cache.parents, self.positions, self.rope)
         return self._native
 
 
 class Layer(Protocol):
     """A decoder layer: DecoderLayer in plain torch, or FusedLayer in one native call."""
 
-    def __call__(self, hidden: Tensor, step: Step, cache: Tensor) -> Tensor:
-        """Map hidden [count, hidden_size], which may be overwritten.
+    def __call__(self, hidden: Tensor, step: Step, cache: Any) -> Tensor:
+        """Map hidden [count, hidden_size], which may be overwritten; `cache` is one that `new_cache` made."""
+        ...
 
-        `cache`: the layer's part of the KV cache [2, kv_heads, capacity, head_dim].
-        """
+    def new_cache(self, capacity: int) -> LayerCache:
+        """Return an empty cache of the kind that this layer reads."""
         ...
 
 
@@ -85,25 +91,30 @@ class DecoderLayer:
     up_proj: Projection
     down_proj: Projection
 
-    def __call__(self, hidden: Tensor, step: Step, cache: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, step: Step, cache: PlainCache) -> Tensor:
         """See Layer."""
         hidden = hidden + self._attention(rms_norm(hidden, self.input_layernorm, self.config.rms_norm_eps), step, cache)
         x = rms_norm(hidden, self.post_attention_layernorm, self.config.rms_norm_eps)
         return hidden + self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
-    def _attention(self, x: Tensor, step: Step, cache: Tensor) -> Tensor:
-        config, rows = self.config, len(x)
+    def new_cache(self, capacity: int) -> PlainCache:
+        """See Layer."""
+        norm = self.input_layernorm
+        return PlainCache.empty(self.config, capacity, norm.dtype, norm.device)
+
+    def _attention(self, x: Tensor, step: Step, cache: PlainCache) -> Tensor:
+        config, rows, data = self.config, len(x), cache.data
         kv_heads, head_dim = config.num_key_value_heads, config.head_dim
         queries = rotate(self.q_proj(x).view(rows, -1, head_dim), step)  # [rows, heads, head_dim]
         start = step.past + step.first
         end = start + rows
-        cache[0, :, start:end] = rotate(self.k_proj(x).view(rows, kv_heads, head_dim), step).transpose(0, 1)
-        cache[1, :, start:end] = self.v_proj(x).view(rows, kv_heads, head_dim).transpose(0, 1)
+        data[0, :, start:end] = rotate(self.k_proj(x).view(rows, kv_heads, head_dim), step).transpose(0, 1)
+        data[1, :, start:end] = self.v_proj(x).view(rows, kv_heads, head_dim).transpose(0, 1)
         # The query heads of a group become rows: one attention per key/value head, no copies of keys and values.
         folded = queries.view(rows, kv_heads, -1, head_dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, head_dim)
         group = config.num_attention_heads // kv_heads
         mask = step.mask().repeat(group, 1)  # [group * rows, end]
-        keys, values = cache[:, None, :, :end]
+        keys, values = data[:, None, :, :end]
         mixed = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
         return self.o_proj(mixed.view(kv_heads, group, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1))
 
@@ -114,10 +125,15 @@ class FusedLayer:
 
     layer: cpu.NativeLayer
 
-    def __call__(self, hidden: Tensor, step: Step, cache: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, step: Step, cache: cpu.NativeCache) -> Tensor:
         """See Layer."""
-        self.layer(hidden, step.native(), cache[0], cache[1])
+        self.layer(hidden, step.native(), cache)
         return hidden
+
+    def new_cache(self, capacity: int) -> cpu.NativeCache:
+        """See Layer."""
+        shape = self.layer.shape
+        return cpu.NativeCache(shape.num_key_value_heads, shape.head_dim, capacity)
 
 
 @dataclass(slots=True)
@@ -132,9 +148,14 @@ class Transformer:
     rope: Tensor  # [2, max_position_embeddings, head_dim / 2] cos and sin
     dtype: torch.dtype
 
+    @property
+    def fused(self) -> bool:
+        """Whether the layers run in native kernels, so that torch has next to nothing to compute."""
+        return isinstance(self.layers[0], FusedLayer)
+
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty KV cache for `capacity` positions; memory is touched only as it fills."""
-        return KVCache(self.config, capacity, self.dtype, self.embedding.device)
+        return KVCache([layer.new_cache(capacity) for layer in self.layers], capacity)
 
     def forward(
         self,
@@ -155,7 +176,7 @@ class Transformer:
             if cancelled():
                 cache.discard()
                 raise Cancelled
-            hidden = layer(hidden, step, cache.data[index])
+            hidden = layer(hidden, step, cache.layers[index])
         hidden = hidden[wanted]
         if isinstance(self.head, cpu.PackedLinear):
             return self.head(hidden, self.norm, self.config.rms_norm_eps)
@@ -167,9 +188,8 @@ class Transformer:
         if depths and cache.length + max(depths) >= self.rope.shape[1]:
             cache.discard()
             raise TreelineError(f"the model's context ends at {self.rope.shape[1]} tokens: ask for fewer tokens")
-        positions = torch.tensor(depths, dtype=torch.int64, device=self.rope.device) + cache.length
-        cos, sin = self.rope[:, positions]
-        return Step(cache.length, first, len(parents), cos, sin, cache)
+        positions = [cache.length + depth for depth in depths]
+        return Step(cache.length, first, positions, self.rope, cache)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -180,7 +200,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rotate(x: Tensor, step: Step) -> Tensor:
     """Apply rotary position embedding to x [rows, heads, head_dim]; dimension j pairs with j + head_dim / 2."""
-    cos, sin = step.cos[:, None].to(x.dtype), step.sin[:, None].to(x.dtype)
+    cos, sin = step.rotation()[:, :, None].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import reference
-from engine.kernels.cpu import LayerShape, LayerWeights, NativeLayer, PackedLinear, Step
+from engine.kernels.cpu import LayerShape, LayerWeights, NativeCache, NativeLayer, PackedLinear, Step
 
 TINY = LayerShape(128, 4, 2, 32, 256, 1e-5)
 
@@ -66,7 +66,7 @@ def random_layer(
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys and values of one layer."""
+    """Keys and values of one layer, float32 [kv_heads, capacity, head_dim] each."""
 
     keys: Tensor
     values: Tensor
@@ -77,23 +77,51 @@ class Cache:
         sizes = (shape.num_key_value_heads, capacity, shape.head_dim)
         return cls(torch.full(sizes, 1e9), torch.full(sizes, 1e9))
 
-    def clone(self) -> Cache:
-        """A copy."""
-        return Cache(self.keys.clone(), self.values.clone())
+
+def empty_cache(shape: LayerShape, capacity: int) -> NativeCache:
+    """The native kernels' cache, filled with a value that would show if an unwritten slot were read."""
+    cache = NativeCache(shape.num_key_value_heads, shape.head_dim, capacity)
+    cache._data.fill_(1e9)
+    return cache
 
 
-def make_step(shape: LayerShape, past: int, first: int, parents: Sequence[int]) -> Step:
+def copy_of(cache: NativeCache) -> NativeCache:
+    """A copy."""
+    other = NativeCache(cache.kv_heads, cache.head_dim, cache.capacity)
+    other._data.copy_(cache._data)
+    return other
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass as the native kernels take it, and what the reference functions need of it."""
+
+    past: int
+    first: int
+    parents: Sequence[int]
+    native: Step
+    cos: Tensor
+    sin: Tensor
+
+    @property
+    def count(self) -> int:
+        """New rows."""
+        return len(self.parents) - self.first
+
+
+def make_pass(shape: LayerShape, past: int, first: int, parents: Sequence[int]) -> Pass:
     """A pass that adds rows `parents[first:]` at the positions that their depth gives them."""
     depths: list[int] = []
     for parent in parents:
         depths.append(0 if parent < 0 else depths[parent] + 1)
-    positions = torch.tensor(depths[first:], dtype=torch.float32) + past
+    positions = [past + depth for depth in depths[first:]]
     frequencies = 10000.0 ** (-torch.arange(0, shape.head_dim, 2) / shape.head_dim)
-    angles = positions[:, None] * frequencies
-    return Step(past, first, len(parents) - first, torch.tensor(parents, dtype=torch.int32), angles.cos(), angles.sin())
+    angles = torch.arange(0, max(positions, default=0) + 1)[:, None] * frequencies
+    rope = torch.stack((angles.cos(), angles.sin()))
+    return Pass(past, first, parents, Step(past, first, parents, positions, rope), *rope[:, positions])
 
 
-def plain_layer(shape: LayerShape, weights: LayerWeights, hidden: Tensor, step: Step, cache: Cache) -> Tensor:
+def plain_layer(shape: LayerShape, weights: LayerWeights, hidden: Tensor, step: Pass, cache: Cache) -> Tensor:
     """The layer by the reference functions, in float32; writes into the cache."""
     n, dim, eps = step.count, shape.head_dim, shape.rms_norm_eps
     heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
@@ -108,7 +136,7 @@ def plain_layer(shape: LayerShape, weights: LayerWeights, hidden: Tensor, step: 
     start, end = step.past + step.first, step.past + step.first + n
     cache.keys[:, start:end] = reference.apply_rope(k, step.cos, step.sin).transpose(0, 1)
     cache.values[:, start:end] = v.transpose(0, 1)
-    mask = reference.visible_slots(step.past, step.first, n, step.parents.tolist())
+    mask = reference.visible_slots(step.past, step.first, n, step.parents)
     context = reference.attention(
         reference.apply_rope(q, step.cos, step.sin), cache.keys[:, :end], cache.values[:, :end], mask
     )
@@ -117,9 +145,9 @@ def plain_layer(shape: LayerShape, weights: LayerWeights, hidden: Tensor, step: 
     return hidden + project(weights.down, reference.silu_and_mul(project(weights.gate_up, normed)))
 
 
-def run(layers: Sequence[NativeLayer], hidden: Tensor, step: Step, caches: Sequence[Cache]) -> Tensor:
+def run(layers: Sequence[NativeLayer], hidden: Tensor, step: Pass, caches: Sequence[NativeCache]) -> Tensor:
     """A stack of native layers on a copy of `hidden`."""
     hidden = hidden.clone()
     for layer, cache in zip(layers, caches, strict=True):
-        layer(hidden, step, cache.keys, cache.values)
+        layer(hidden, step.native, cache)
     return hidden

@@ -14,7 +14,7 @@ import torch
 
 from engine.errors import TreelineError
 from engine.kernels import native, reference
-from engine.kernels.cpu import PackedLinear, available, top_logprobs
+from engine.kernels.cpu import PackedLinear, available, top_logprobs, use_threads
 from engine.kernels.weights import DenseWeights, NativeWeights, Shape, TorchInt4Weights
 from tests.engine.kernel_layers import random_awq
 
@@ -32,10 +32,9 @@ needs_native = pytest.mark.skipif(not available(), reason="no C++ compiler or CP
 
 @pytest.fixture(params=[1, 2, 3])
 def _threads(request: pytest.FixtureRequest) -> Generator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+    use_threads(request.param)
     yield
-    torch.set_num_threads(before)
+    use_threads(None)
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -211,7 +210,7 @@ def test_top_logprobs(rows: int, vocabulary: int, k: int) -> None:
     expected_ids, expected = reference.top_logprobs(logits, k)
     assert torch.equal(ids, expected_ids)
     assert torch.allclose(logprobs, expected, atol=1e-5)
-    torch.set_num_threads(1)
+    use_threads(1)
     again = top_logprobs(logits, k)
     assert torch.equal(again[0], ids)
     assert torch.equal(again[1], logprobs)

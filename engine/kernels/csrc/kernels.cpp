@@ -42,10 +42,15 @@ void tl_linear(const Linear* weight, const float* x, int64_t rows, const float* 
     multiply_all(team, *weight, a, rows, y, false);
 }
 
-void tl_layer(const Layer* layer, const Step* step, float* hidden, float* keys, float* values, int64_t head_stride, int64_t threads) {
+void tl_layer(const Layer* layer, const Step* step, float* hidden, const Cache* cache, int64_t threads) {
     const int64_t weights = layer->hidden * (layer->qkv_width() + layer->heads * layer->head_dim + 3 * layer->intermediate);
     Team team(threads_for(step->count * weights, threads));
-    run_layer(team, *layer, *step, hidden, {keys, values, head_stride});
+    run_layer(team, *layer, *step, hidden, *cache);
+}
+
+// Slots sources[i] become slots target + i; sources ascend and none lies before its target.
+void tl_move_slots(const Cache* cache, const int32_t* sources, int64_t count, int64_t target) {
+    move_slots(*cache, sources, count, target);
 }
 
 void tl_top_logprobs(const float* logits, int64_t rows, int64_t vocabulary, int64_t stride, int64_t k, int32_t* ids, float* logprobs,

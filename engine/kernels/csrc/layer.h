@@ -19,17 +19,11 @@ struct Layer {  // mirrored by ctypes
     int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
-struct Cache {
-    float* keys;  // [kv_heads, capacity, head_dim], heads `head_stride` floats apart
-    float* values;
-    int64_t head_stride;
-};
-
 // What the loops of one call share.
 struct Work {
     const Layer& layer;
     const Step& step;
-    Cache cache;
+    const Cache& cache;
     float* hidden;   // [M, hidden]
     float* qkv;      // [M, qkv_width]
     float* context;  // [M, heads * head_dim]
@@ -45,7 +39,8 @@ TL_INLINE void normalize_and_rotate(float* head, const float* norm, const Layer&
         const vf factor = splat(inverse_rms(head, layer.head_dim, static_cast<float>(layer.eps)));
         for (int64_t d = 0; d < layer.head_dim; d += W) store(head + d, mul(mul(load(head + d), factor), load(norm + d)));
     }
-    rotate(head, step.cos + m * half, step.sin + m * half, layer.head_dim, head);
+    const int64_t at = step.positions[m] * half;
+    rotate(head, step.cos + at, step.sin + at, layer.head_dim, head);
 }
 
 // Rotate the queries and the key of kv head `h` in row m; key and value go into the cache.
@@ -57,36 +52,76 @@ static void place(const Work& work, int64_t h, int64_t m) {
     float* key = row + (layer.heads + h) * dim;
     for (int64_t i = 0; i < per_kv; i++) normalize_and_rotate(row + (h * per_kv + i) * dim, layer.q_norm, layer, step, m);
     normalize_and_rotate(key, layer.k_norm, layer, step, m);
-    const int64_t slot = h * work.cache.head_stride + (step.past + step.first + m) * dim;
-    std::memcpy(work.cache.keys + slot, key, dim * sizeof(float));
-    std::memcpy(work.cache.values + slot, key + layer.kv_heads * dim, dim * sizeof(float));
+    const Cache& cache = work.cache;
+    const float* value = key + layer.kv_heads * dim;
+    const int64_t slot = step.past + step.first + m;
+    uint16_t* keys = cache.keys_of(h) + cache.key_at(slot);
+    uint16_t* values = cache.values_of(h) + cache.value_at(slot);
+    uint16_t rounded[2 * W];
+    for (int64_t d = 0; d < dim; d += W) {
+        store_bf16(rounded, load(key + d));
+        store_bf16(rounded + W, load(value + d));
+        for (int i = 0; i < W; i += 2) std::memcpy(keys + (d + i) * BLOCK, rounded + i, 4);
+        for (int i = 0; i < W; i++) values[2 * (d + i)] = rounded[W + i];
+    }
 }
+
+// Buffers of one unit of attention.
+struct Attention {
+    float* scores;      // [MAX_QUERIES, stride]
+    uint16_t* weights;  // [MAX_QUERIES, stride]
+    uint16_t* queries;  // [MAX_QUERIES, head_dim]
+    int32_t* slots;     // [MAX_QUERIES, uncommitted]
+    uint16_t* tails;    // [MAX_QUERIES, tail]
+    int64_t stride, uncommitted, tail;
+
+    static Attention carve(Arena& arena, const Step& step, int64_t dim) {
+        Attention a;
+        a.uncommitted = step.first + step.count;
+        a.stride = (step.past + a.uncommitted + 4 * BLOCK) / BLOCK * BLOCK;
+        a.tail = (a.uncommitted + 3) / 2 * 2 * dim;
+        arena.reserve(Arena::bytes_for<float>(MAX_QUERIES * a.stride) + Arena::bytes_for<uint16_t>(MAX_QUERIES * a.stride) +
+                      Arena::bytes_for<uint16_t>(MAX_QUERIES * dim) + Arena::bytes_for<int32_t>(MAX_QUERIES * a.uncommitted) +
+                      Arena::bytes_for<uint16_t>(MAX_QUERIES * a.tail));
+        a.scores = arena.take<float>(MAX_QUERIES * a.stride);
+        a.weights = arena.take<uint16_t>(MAX_QUERIES * a.stride);
+        a.queries = arena.take<uint16_t>(MAX_QUERIES * dim);
+        a.slots = arena.take<int32_t>(MAX_QUERIES * a.uncommitted);
+        a.tails = arena.take<uint16_t>(MAX_QUERIES * a.tail);
+        return a;
+    }
+};
 
 // Attention of rows [rows) for query heads [heads), which belong to kv head h.
 static void attend_unit(const Work& work, int64_t h, Range heads, Range rows) {
     static thread_local Arena arena;
     const Layer& layer = work.layer;
     const Step& step = work.step;
-    const int64_t dim = layer.head_dim, chain = leading_chain(step), uncommitted = step.first + step.count;
-    const int64_t stride = (step.past + uncommitted + 2 * W) / W * W;
-    arena.reserve(Arena::bytes_for<float>(MAX_QUERIES * stride) + Arena::bytes_for<int32_t>(MAX_QUERIES * uncommitted));
-    float* scores = arena.take<float>(MAX_QUERIES * stride);
-    int32_t* slots = arena.take<int32_t>(MAX_QUERIES * uncommitted);
-    const float* keys = work.cache.keys + h * work.cache.head_stride;
-    const float* values = work.cache.values + h * work.cache.head_stride;
-    const float* q[MAX_QUERIES];
+    const int64_t dim = layer.head_dim, chain = leading_chain(step);
+    const Attention buffers = Attention::carve(arena, step, dim);
+    const uint16_t* keys = work.cache.keys_of(h);
+    const uint16_t* values = work.cache.values_of(h);
+    const int32_t* q[MAX_QUERIES];
     float* out[MAX_QUERIES];
     Path paths[MAX_QUERIES];
     int queries = 0;
     for (int64_t m = rows.begin; m < rows.end; m++) {
-        const Path path = path_of(step, chain, step.first + m, slots + m % MAX_QUERIES * uncommitted);
+        const int64_t place = m % MAX_QUERIES;
+        Path path = path_of(step, chain, step.first + m, buffers.slots + place * buffers.uncommitted);
+        if (path.count > 0) {
+            gather_tail(path, values, work.cache, buffers.tails + place * buffers.tail);
+            path.tail = buffers.tails + place * buffers.tail;
+        }
         for (int64_t head = heads.begin; head < heads.end; head++) {
+            const float* query = work.qkv + m * layer.qkv_width() + head * dim;
+            uint16_t* rounded = buffers.queries + queries * dim;
+            for (int64_t d = 0; d < dim; d += W) store_bf16(rounded + d, load(query + d));
+            q[queries] = reinterpret_cast<const int32_t*>(rounded);
             paths[queries] = path;
-            q[queries] = work.qkv + m * layer.qkv_width() + head * dim;
             out[queries] = work.context + m * layer.context_width() + head * dim;
             const bool last = m + 1 == rows.end && head + 1 == heads.end;
             if (++queries == MAX_QUERIES || last) {
-                attend(q, paths, queries, keys, values, dim, scores, stride, out);
+                attend(q, paths, queries, keys, values, dim, buffers.scores, buffers.weights, buffers.stride, out);
                 queries = 0;
             }
         }

@@ -33,10 +33,6 @@ TL_INLINE vf load_bf16(const uint16_t* p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
-TL_INLINE void store_halves(float* low, float* high, vf a) {
-    _mm256_storeu_ps(low, _mm512_castps512_ps256(a));
-    _mm256_storeu_ps(high, _mm512_extractf32x8_ps(a, 1));
-}
 TL_INLINE vi loadi(const void* p) { return _mm512_loadu_si512(p); }
 TL_INLINE vf splat(float a) { return _mm512_set1_ps(a); }
 TL_INLINE vi splati(int32_t a) { return _mm512_set1_epi32(a); }
@@ -64,6 +60,17 @@ TL_INLINE vf keep_above(vf x, vf limit, vf a) { return _mm512_maskz_mov_ps(_mm51
 TL_INLINE vf scale_by_power(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 // acc += sums of four products of unsigned bytes u and signed bytes s.
 TL_INLINE vi dot4(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
+TL_INLINE vf as_float(vi a) { return _mm512_castsi512_ps(a); }
+TL_INLINE vi as_int(vf a) { return _mm512_castps_si512(a); }
+TL_INLINE vi andi(vi a, vi b) { return _mm512_and_si512(a, b); }
+TL_INLINE vi ori(vi a, vi b) { return _mm512_or_si512(a, b); }
+template <int N>
+TL_INLINE vi shift_left(vi a) { return _mm512_slli_epi32(a, N); }
+template <int N>
+TL_INLINE vi shift_right(vi a) { return _mm512_srli_epi32(a, N); }
+TL_INLINE void storei(void* p, vi a) { _mm512_storeu_si512(p, a); }
+// The low 16 bits of each lane.
+TL_INLINE void store_halves16(uint16_t* p, vi a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a)); }
 // The header of a block is two panels of 8 columns: 16 bytes of fp16 scales and 8 zero points each, 32 bytes apart.
 TL_INLINE vf load_half_scales(const uint8_t* p) {
     __m256i halves = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -73,22 +80,6 @@ TL_INLINE vi load_zeros(const uint8_t* p) {
     __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 16));
     __m128i high = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 48));
     return _mm512_cvtepu8_epi32(_mm_unpacklo_epi64(low, high));
-}
-// Element i of the result is the sum of the lanes of rows[i], always added in the same order.
-TL_INLINE vf sum_rows(const vf* rows) {
-    vf pairs[8], quads[4];
-    TL_UNROLL
-    for (int i = 0; i < 8; i++) {
-        pairs[i] = add(_mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]), _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]));
-    }
-    TL_UNROLL
-    for (int i = 0; i < 4; i++) {
-        __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
-        quads[i] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    vf low = add(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88), _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
-    vf high = add(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88), _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
-    return add(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 #else
 using vf = __m256;
@@ -100,10 +91,6 @@ TL_INLINE vf load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si12
 TL_INLINE vf load_bf16(const uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-}
-TL_INLINE void store_halves(float* low, float* high, vf a) {
-    _mm_storeu_ps(low, _mm256_castps256_ps128(a));
-    _mm_storeu_ps(high, _mm256_extractf128_ps(a, 1));
 }
 TL_INLINE vi loadi(const void* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 TL_INLINE vf splat(float a) { return _mm256_set1_ps(a); }
@@ -142,6 +129,19 @@ TL_INLINE vf keep_above(vf x, vf limit, vf a) { return _mm256_and_ps(_mm256_cmp_
 TL_INLINE vf scale_by_power(vf a, vf n) {
     return mul(a, _mm256_castsi256_ps(_mm256_slli_epi32(addi(to_int(n), splati(127)), 23)));
 }
+TL_INLINE vf as_float(vi a) { return _mm256_castsi256_ps(a); }
+TL_INLINE vi as_int(vf a) { return _mm256_castps_si256(a); }
+TL_INLINE vi andi(vi a, vi b) { return _mm256_and_si256(a, b); }
+TL_INLINE vi ori(vi a, vi b) { return _mm256_or_si256(a, b); }
+template <int N>
+TL_INLINE vi shift_left(vi a) { return _mm256_slli_epi32(a, N); }
+template <int N>
+TL_INLINE vi shift_right(vi a) { return _mm256_srli_epi32(a, N); }
+TL_INLINE void storei(void* p, vi a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+TL_INLINE void store_halves16(uint16_t* p, vi a) {
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+}
 #if defined(__AVXVNNI__)
 constexpr bool VNNI = true;
 TL_INLINE vi dot4(vi acc, vi u, vi s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
@@ -166,14 +166,25 @@ TL_INLINE vf load_half_scales(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loa
 TL_INLINE vi load_zeros(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 16)));
 }
-TL_INLINE vf sum_rows(const vf* rows) {
-    vf pairs[4];
-    TL_UNROLL
-    for (int i = 0; i < 4; i++) pairs[i] = _mm256_hadd_ps(rows[2 * i], rows[2 * i + 1]);
-    vf low = _mm256_hadd_ps(pairs[0], pairs[1]), high = _mm256_hadd_ps(pairs[2], pairs[3]);
-    return add(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
-}
 #endif
+
+// bfloat16 in the low half of each lane, rounded to nearest, ties to even; for finite values.
+TL_INLINE vi to_bf16(vf a) {
+    const vi bits = as_int(a), odd = andi(shift_right<16>(bits), splati(1));
+    return shift_right<16>(addi(addi(bits, splati(0x7fff)), odd));
+}
+TL_INLINE void store_bf16(uint16_t* p, vf a) { store_halves16(p, to_bf16(a)); }
+
+// acc += a0 b0 + a1 b1 in each lane, for lanes that are pairs of bfloat16.
+TL_INLINE vf dot2(vf acc, vi a, vi b) {
+#if TL_AVX512 && defined(__AVX512BF16__)
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+#else
+    const vi high = splati(static_cast<int32_t>(0xffff0000));
+    acc = fma(as_float(shift_left<16>(a)), as_float(shift_left<16>(b)), acc);
+    return fma(as_float(andi(a, high)), as_float(andi(b, high)), acc);
+#endif
+}
 
 TL_INLINE int32_t load_word(const int8_t* p) {
     int32_t word;

@@ -23,6 +23,7 @@ struct Linear {  // mirrored by ctypes
 
 constexpr int MAX_ROWS = TL_AVX512 ? 8 : 4;  // rows of a register block
 constexpr int MAX_TILES = TL_AVX512 ? 2 : 1; // tiles of a register block
+constexpr int64_t PREFETCH = 4096;           // bytes ahead in each tile: weights come from memory as fast as it gives them
 
 struct Job {
     const uint8_t* tile;
@@ -67,7 +68,7 @@ TL_INLINE void multiply_group(const uint8_t* line, int64_t tile_bytes, const int
                     w[n][j] = loadi(p + j * 64);
                 }
             }
-            if constexpr (MB <= 4) _mm_prefetch(reinterpret_cast<const char*>(p + 2048), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(p + PREFETCH), _MM_HINT_T0);
         }
         TL_UNROLL
         for (int m = 0; m < MB; m++) {

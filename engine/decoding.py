@@ -128,20 +128,20 @@ class Decoding:
                 and not self._required
             ):
                 return tree, self._draw(tree, speculation.drafter, speculation.shape, cancelled)
-            self._grow(tree, speculation, depth, cancelled)
-            tree = tree.prune(speculation.nodes)
+            tree = self._grow(tree, speculation, depth, cancelled)
         return tree, lambda logits: verify(tree, self._chooser(logits))
 
-    def _grow(self, tree: TokenTree, speculation: Speculation, depth: int, cancelled: Asked) -> None:
-        """Merge the guesses of all sources into one tree."""
-        policy = speculation.policy
+    def _grow(self, tree: TokenTree, speculation: Speculation, depth: int, cancelled: Asked) -> TokenTree:
+        """Merge the guesses of all sources into one tree, and return what of it is worth verifying."""
+        policy, nodes = speculation.policy, speculation.nodes
         allowed = None
         if self._required:
             allowed = set(self._tokenizer.allowed_ids(self._required).tolist()).__contains__
         else:
             speculation.ngrams.propose(tree, length=depth, min_probability=max(policy.min_node_probability(), 0.02))
         if speculation.drafter:
-            speculation.drafter.grow(tree, self.tokens, policy, speculation.nodes, depth, cancelled, allowed)
+            nodes = speculation.drafter.grow(tree, self.tokens, policy, nodes, depth, cancelled, allowed)
+        return tree.prune(nodes)
 
     def _draw(
         self, tree: TokenTree, drafter: ModelDrafter, shape: Shape, cancelled: Asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WINDOW = 9  # latest timings kept per size of pass
+_STALE = 512  # passes after which a size that was not seen again says nothing any more
 _ASSUMED_ROWS = 32  # with passes of one size only: this many rows are taken to cost as much as the pass itself
 _DECAY = 0.95  # of a step's weight in the running rate, per later step
 _OUTLIER = 4.0  # a step counts for at most this many times the usual time
@@ -70,10 +72,12 @@ def best_static_tree(
 
 
 class PassCosts:
-    """Time of a forward pass as a line, seconds = fixed + per_row * rows, fitted to what was measured.
+    """Time of a forward pass: seconds = max(flat, fixed + per_row * rows), fitted to what was measured.
 
+    Where weights come from memory or over a link, rows are free until computing takes longer than that: `flat`.
     Timings are kept per power of two of rows, the latest few of each, and enter by their median: an outlier changes
-    nothing, and sizes that are rare do not fade. Passes above `max_rows` (prefill) are ignored.
+    nothing, and sizes that are rare fade only after hundreds of other passes. Passes above `max_rows` (prefill) are
+    ignored.
     """
 
     def __init__(self, max_rows: int = 256) -> None:
@@ -81,31 +85,73 @@ class PassCosts:
         self.max_rows = max_rows
         self.count = 0
         self._timings: dict[int, deque[tuple[float, int]]] = {}
-        self._line: tuple[float, float] | None = (0.0, 0.0)
+        self._latest: dict[int, int] = {}  # when a size was last seen
+        self._curve: Curve | None = Curve(0.0, 0.0, 0.0)
 
     def record(self, rows: int, seconds: float) -> None:
         """Take in one pass of `rows` rows."""
         if 0 < rows <= self.max_rows and seconds > 0:
             self.count += 1
-            self._timings.setdefault(rows.bit_length(), deque(maxlen=_WINDOW)).append((seconds, rows))
-            self._line = None
+            size = rows.bit_length()
+            self._timings.setdefault(size, deque(maxlen=_WINDOW)).append((seconds, rows))
+            self._latest[size] = self.count
+            for old in [each for each, count in self._latest.items() if count < self.count - _STALE]:
+                del self._timings[old], self._latest[old]
+            self._curve = None
 
-    def line(self) -> tuple[float, float]:
-        """(fixed seconds, seconds per row), neither below 0."""
-        if self._line is None:
+    def curve(self) -> Curve:
+        """The fitted cost of a pass."""
+        if self._curve is None:
             # Noise only ever adds: of two times the lower one is the better witness.
             medians = [(*sorted(timings)[(len(timings) - 1) // 2], len(timings)) for timings in self._timings.values()]
-            self._line = _fit(medians)
-        return self._line
+            self._curve = _fit(sorted(medians, key=lambda median: median[1]))
+        return self._curve
 
     def seconds(self, rows: int) -> float:
         """Expected time of a pass of `rows` rows."""
-        fixed, per_row = self.line()
-        return fixed + per_row * rows
+        return self.curve().seconds(rows)
 
 
-def _fit(points: Sequence[tuple[float, int, int]]) -> tuple[float, float]:
-    """(intercept, slope) of the least relative squares through (seconds, rows, weight) points; neither below 0."""
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """seconds = max(flat, fixed + per_row * rows); nothing is below 0."""
+
+    flat: float
+    fixed: float
+    per_row: float
+
+    def seconds(self, rows: float) -> float:
+        """Of a pass of `rows` rows."""
+        return max(self.flat, self.fixed + self.per_row * rows)
+
+    def free_rows(self) -> float:
+        """How many rows cost no more than one does; infinite if all do."""
+        return (self.flat - self.fixed) / self.per_row if self.per_row > 0 else math.inf
+
+
+_Points = Sequence[tuple[float, int, int]]  # seconds, rows, weight; by rows
+
+
+def _fit(points: _Points) -> Curve:
+    """The curve of least relative squares: a level through the first points, if any, and a line through the others."""
+    best, least = Curve(0.0, *_line(points)), math.inf
+    for level in range(len(points) - 1):
+        flat = _mean(points[:level]) if level else 0.0
+        curve = Curve(flat, *_line(points[level:]))
+        error = sum(count * (curve.seconds(rows) / seconds - 1) ** 2 for seconds, rows, count in points)
+        if error < least - 1e-12:
+            best, least = curve, error
+    return best
+
+
+def _mean(points: _Points) -> float:
+    """Of the seconds, by relative squares."""
+    weights = [count / seconds**2 for seconds, _, count in points]
+    return sum(weight * seconds for weight, (seconds, _, _) in zip(weights, points, strict=True)) / sum(weights)
+
+
+def _line(points: _Points) -> tuple[float, float]:
+    """(intercept, slope) of the least relative squares; neither below 0."""
     if len(points) == 1:
         seconds, rows, _ = points[0]
         slope = seconds / (rows + _ASSUMED_ROWS)
@@ -128,9 +174,9 @@ class AutoBudget:
     """Decides what is worth drafting and verifying, from measured costs.
 
     Renewal-reward: at a running rate of `rate` tokens per second, t seconds are worth rate * t tokens elsewhere. So a
-    node is worth verifying while P(accepted) > rate * (target seconds per row), and a draft pass is worth running while
-    the nodes that it adds bring more tokens than rate * (its seconds). Acting so raises the rate until it is the best
-    that such trees can reach (Dinkelbach's method for ratios).
+    node is worth verifying while P(accepted) > rate * (target seconds per row), or while rows are free, and a draft
+    pass is worth running while the nodes that it adds bring more tokens than rate * (its seconds). Acting so raises the
+    rate until it is the best that such trees can reach (Dinkelbach's method for ratios).
 
     Now and then a step is a probe: it drafts a little although that does not seem to pay, to notice when it does again.
     """
@@ -173,11 +219,20 @@ class AutoBudget:
         self._probing = self._draft_probe = self._steps % _PROBE_EVERY == 0
 
     def min_node_probability(self) -> float:
-        """P(accepted) under which a node costs the target pass more than it brings; at 1 or above: verify none."""
+        """P(accepted) under which a node costs the target pass more than it brings; at 1 or above: verify none.
+
+        It holds for nodes beyond the first `free_nodes`.
+        """
         if self._steps < len(_FIRST_NODES):
             return _FIRST_NODES[self._steps]
-        threshold = max(self.rate * self.target.line()[1], _LOWEST_NODE)
+        threshold = max(self.rate * self.target.curve().per_row, _LOWEST_NODE)
         return min(threshold, _PROBE_NODE) if self._probing else threshold
+
+    def free_nodes(self) -> int:
+        """How many nodes the target pass verifies at no cost beside the root: any node is worth a place among them."""
+        if self._steps < len(_FIRST_NODES):
+            return 0
+        return max(0, int(min(self.target.curve().free_rows(), self.target.max_rows)) - 1)
 
     def expand(self, gain: float, rows: int) -> bool:
         """Whether a draft pass of `rows` rows pays if it brings `gain` tokens.

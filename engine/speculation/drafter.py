@@ -89,16 +89,16 @@ class ModelDrafter:
         max_depth: int,
         cancelled: Asked,
         allowed: Callable[[int], bool] | None = None,
-    ) -> None:
+    ) -> int:
         """Add likely continuations of `tokens`, the last being the root of `tree`: the best `nodes`, as policy allows.
 
         `tokens` must extend those of the last `reset` or `accept`. `allowed` filters the root's children. Nodes that
-        other sources put into the tree are expanded like its own. The tree may end up larger: prune it. Raises
-        Cancelled when `cancelled()` says so; then call `abandon`.
+        other sources put into the tree are expanded like its own. Returns how many of the tree's best nodes are worth
+        verifying: prune it to them. Raises Cancelled when `cancelled()` says so; then call `abandon`.
         """
         covered = sum(math.exp(tree.scores[node]) for node in tree.children(0).values())
         if max_depth < 1 or not policy.expand(1.0 - covered - policy.min_node_probability(), 1):
-            return
+            return nodes
         self._chain = list(tokens[len(self._cached) :])
         self._rows.clear()
         root_row = len(self._chain) - 1
@@ -115,6 +115,7 @@ class ModelDrafter:
             for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
                 self._rows[parent, tree.tokens[node]] = rows[node]
                 frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
+        return frontier.size()
 
     def sample(
         self,

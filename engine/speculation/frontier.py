@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from engine.speculation.tree import TokenTree
 
-BATCH = 8  # a pass of the drafter takes no further path when it has this many nodes
-BATCH_RATIO = 0.25  # a node joins a batch when it promises at least this much of what the batch's best one does
+BATCH = (
+    8,
+    1 / 16,
+)  # a pass of the drafter takes no further path when it has this many nodes, or this share of the tree's
+BATCH_RATIO = 0.05  # a node joins a batch when it promises at least this much of what the batch's best one does
 
 
 class GrowthPolicy(Protocol):
@@ -19,6 +22,10 @@ class GrowthPolicy(Protocol):
 
     def min_node_probability(self) -> float:
         """Probability of acceptance under which a node is not worth its place in the target's pass."""
+        ...
+
+    def free_nodes(self) -> int:
+        """How many of the best nodes take a place at no cost, whatever their probability."""
         ...
 
     def expand(self, gain: float, rows: int) -> bool:
@@ -39,6 +46,10 @@ class AnyCost:
     def min_node_probability(self) -> float:
         """Any node may enter."""
         return 0.0
+
+    def free_nodes(self) -> int:
+        """No node costs anything: `min_node_probability` says all."""
+        return 0
 
     def expand(self, gain: float, rows: int) -> bool:
         """Any pass that adds nodes may be run."""
@@ -67,7 +78,9 @@ class Frontier:
         self._policy = policy
         self._nodes = nodes
         self._max_depth = max_depth
-        self._floor = math.log(max(policy.min_node_probability(), 1e-30))
+        self._least = policy.min_node_probability()
+        self._free = min(policy.free_nodes(), nodes)
+        self._batch = max(BATCH[0], int(nodes * BATCH[1]))
         self._expanded = {0}
         self._queue: list[tuple[float, int]] = []
         self._ranked = sorted(-score for score in tree.scores[1:])
@@ -101,14 +114,14 @@ class Frontier:
         cutoff = self._cutoff()
         batch: list[int] = []
         gain = worst = 0.0
-        while self._queue and len(batch) < BATCH and -self._queue[0][0] >= worst:
+        while self._queue and len(batch) < self._batch and -self._queue[0][0] >= worst:
             value, node = heapq.heappop(self._queue)
             if node in self._expanded or self._tree.scores[node] <= cutoff:
                 continue
             worst = worst or -value * BATCH_RATIO
             gain -= value
             batch += self._path_to(node)
-        gain -= len(batch) * self._policy.min_node_probability()  # what it costs to verify one child each
+        gain -= len(batch) * math.exp(cutoff)  # what one child each costs, or what it takes the place of
         return batch if batch and self._policy.expand(gain, len(batch)) else []
 
     def _path_to(self, node: int) -> list[int]:
@@ -126,7 +139,21 @@ class Frontier:
             covered = sum(math.exp(tree.scores[child]) for child in tree.children(node).values())
             heapq.heappush(self._queue, (covered - math.exp(tree.scores[node]), node))
 
+    def size(self) -> int:
+        """How many of the best nodes are worth verifying."""
+        worth = bisect_right(self._ranked, -_log(self._least))
+        return min(max(worth, self._free), self._nodes)
+
     def _cutoff(self) -> float:
-        """Score that a node must exceed to be among the best of the tree."""
-        full = len(self._ranked) >= self._nodes
-        return max(self._floor, -self._ranked[self._nodes - 1]) if full else self._floor
+        """Score that a node must exceed to be worth verifying."""
+        count = len(self._ranked)
+        if count < self._free:
+            return _log(0)
+        cutoff = _log(self._least)
+        if self._free:  # it may still take the place of the worst of those that are free
+            cutoff = min(cutoff, -self._ranked[self._free - 1])
+        return max(cutoff, -self._ranked[self._nodes - 1]) if count >= self._nodes else cutoff
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, 1e-30))

@@ -53,7 +53,11 @@ class Speculation:
 
 
 class Decoding:
-    """The state of one completion; the caller owns the loop and calls `step` for as long as it wants more."""
+    """The state of one completion; the caller owns the loop and calls `step` for as long as it wants more.
+
+    Between two steps another completion may use the same caches. The next step then takes them back and computes again
+    what the other one did not share: the tokens are the same as without the interruption.
+    """
 
     def __init__(
         self,
@@ -63,13 +67,17 @@ class Decoding:
         sampling: SamplingParams,
         speculation: Speculation | None,
         required: bytes = b"",
+        keep_logits: bool = False,
     ) -> None:
         """Continue `prompt`, at least one token. The output begins with the bytes `required` (token healing).
 
-        Without `speculation` every pass yields one token; the tokens are the same.
+        Without `speculation` every pass yields one token; the tokens are the same. `keep_logits`: let `logits` be what
+        the last step's tokens were chosen from, [tokens, vocab].
         """
         self.tokens = list(prompt)
         self.counters = Counters()
+        self.logits: Tensor | None = None
+        self._keep_logits = keep_logits
         self._target = target
         self._tokenizer = tokenizer
         self._speculation = speculation
@@ -77,15 +85,19 @@ class Decoding:
         self._greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
         self._required = required
         self._random = np.random.default_rng(sampling.seed)
-        self.cached_tokens = target.reset(self.tokens)
-        if speculation:
-            control = tokenizer.control_ids
-            speculation.ngrams.reset([token for token in self.tokens if token not in control])
-            if speculation.drafter:
-                speculation.drafter.reset(self.tokens)
+        self.cached_tokens = self._take_caches()
+
+    def _take_caches(self) -> int:
+        """Make the caches continue these tokens; return how many of them the target holds already."""
+        if self._speculation:
+            control = self._tokenizer.control_ids
+            self._speculation.ngrams.reset([token for token in self.tokens if token not in control])
+            if self._speculation.drafter:
+                self._speculation.drafter.reset(self.tokens)
+        return self._target.reset(self.tokens, user=self)
 
     def step(self, most: int, cancelled: Asked) -> list[int]:
-        """Return the next tokens: at least one, of which `most` are of use.
+        """Return the next tokens, of which `most` are of use; none after a pass that only read a part of the prompt.
 
         Raises Cancelled when `cancelled()` turned true; what was committed before stays, nothing else does.
         """
@@ -98,7 +110,10 @@ class Decoding:
 
     def _step(self, most: int, cancelled: Asked) -> list[int]:
         started = time.perf_counter()
-        self._target.prefill(self.tokens, cancelled)
+        if self._target.user is not self:
+            self._take_caches()
+        if self._target.prefill(self.tokens, cancelled):
+            return []
         tree, decide = self._draft(most, cancelled)
         pending = self.tokens[self._target.cache.length :]
         chain = len(pending) - 1
@@ -107,6 +122,8 @@ class Decoding:
         logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
         pass_seconds = time.perf_counter() - before_pass
         verdict = decide(logits)
+        if self._keep_logits:
+            self.logits = logits[[0, *verdict.nodes]]
         rows = [*range(chain + 1), *(chain + node for node in verdict.nodes)]
         self._target.commit(rows, pending + verdict.tokens[:-1])
         self._accept(tree, verdict.tokens)

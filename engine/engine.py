@@ -12,16 +12,18 @@ from pathlib import Path
 
 import torch
 
+from engine.chat_template import ChatTemplate, build_chat_prompt
 from engine.config import EngineConfig
 from engine.decoding import Decoding, Speculation
 from engine.errors import Cancelled, TreelineError
 from engine.hub import Pair, resolve_pair
 from engine.kernels import cpu
 from engine.kernels.device import pick_device
+from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
-from engine.request import CompletionChunk, CompletionRequest, CompletionStats
+from engine.request import CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 from engine.roles import Draft, Target
 from engine.sequence import Sequence
 from engine.speculation.budget import AutoBudget
@@ -35,6 +37,15 @@ AUTO_NODES = 64  # most draft nodes of a tree whose size follows measured costs
 SHAPE_NODES, SHAPE_DEPTH = 16, 8  # of a tree that is drawn (Sequoia), where the user names no budget
 REMEMBERED = 16  # tokens before a completion that are kept with it, as the key to find it by
 LoadProgress = Callable[[str, int, int], None]  # phase, done, in all
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """The caches that one kind of request fills: those of the target, of the drafter and of the n-grams."""
+
+    target: Target
+    drafter: ModelDrafter | None
+    ngrams: NgramDrafter
 
 
 class Engine:
@@ -52,11 +63,14 @@ class Engine:
         layout: PromptLayout,
         budget: int | None = None,
         sequoia: bool = False,
+        template: ChatTemplate | None = None,
+        chat_caches: bool = True,
     ) -> None:
         """Use models that are loaded already.
 
         `budget`: draft nodes per pass, None to choose from measured costs. `sequoia`: verify as Sequoia does at
-        temperature > 0.
+        temperature > 0. `template`: of conversations; without it they are refused. `chat_caches`: conversations have
+        caches of their own, so that they and completions leave each other's alone.
         """
         if tokenizer.vocab_size > target.config.vocab_size:
             raise TreelineError(
@@ -68,6 +82,8 @@ class Engine:
         self._models = (target, drafter)
         self._budget = budget
         self._sequoia = sequoia
+        self._template = template
+        self._chat_caches = chat_caches
         self.reset()
 
     @classmethod
@@ -92,32 +108,48 @@ class Engine:
             options = replace(options, guesses=True)
             drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
         cpu.use_threads(config.threads, native_only=all(model.fused for model in (target, drafter) if model))
-        return cls(target, drafter, tokenizer, layout, config.budget, config.verification == "sequoia")
+        return cls(
+            target,
+            drafter,
+            tokenizer,
+            layout,
+            config.budget,
+            config.verification == "sequoia",
+            ChatTemplate(pair.target),
+            chat_caches=config.memory is None,  # a limit was checked against one set of caches
+        )
 
     def reset(self) -> None:
         """Forget everything that earlier requests left behind: the caches and the measured costs."""
-        target, drafter = self._models
-        self._target = Target(target)
-        self._drafter = ModelDrafter(Draft(drafter)) if drafter else None
-        self._ngrams = NgramDrafter()
+        self._lane = self._new_lane()
+        self._chat_lane = None if self._chat_caches else self._lane
         self._auto = AutoBudget()
 
     def forget(self) -> None:
         """Empty the caches, so that the next request reads its whole prompt; measured costs stay."""
-        self._target.reset([])
-        if self._drafter:
-            self._drafter.reset([])
-        self._ngrams.forget()
+        for lane in (self._lane, self._chat_lane):
+            if lane:
+                lane.target.reset([])
+                if lane.drafter:
+                    lane.drafter.reset([])
+                lane.ngrams.forget()
+
+    @property
+    def context(self) -> int:
+        """How many tokens prompt and completion may have together."""
+        return self._lane.target.context
 
     def complete(self, request: CompletionRequest, cancelled: Callable[[], bool] = never) -> Iterator[CompletionChunk]:
         """Yield verified text as it comes; the last chunk says why it ended and what it cost.
 
         `cancelled` is asked before every layer of the target: when it turns true, or at the deadline, the text ends
         with what is verified. The engine is then ready for the next request, as it is when the caller stops iterating.
+        Between two chunks other requests may be completed; the text stays the same.
         """
         clock = _Clock(request.deadline_ms)
         prompt = self.prompt(request)
-        decoding = self._decoding(request, prompt)
+        lane = self._lane_of(request)
+        decoding = self._decoding(request, prompt, lane)
         output = self._output(request, prompt)
         while output.finish_reason is None:
             shown = len(output.generated)
@@ -128,31 +160,52 @@ class Engine:
             except Cancelled:
                 text = output.finish("cancelled" if cancelled() else "deadline")
             new = tuple(output.generated[shown:])
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if request.logprobs is not None and decoding.logits is not None:
+                logprobs = token_logprobs(decoding.logits, new, request.logprobs, self.tokenizer.token_bytes)
             if output.finish_reason is None:
-                yield CompletionChunk(text, new)
+                yield CompletionChunk(text, new, logprobs=logprobs)
             else:
-                self._remember(decoding)
-                yield CompletionChunk(text, new, output.finish_reason, _stats(prompt, decoding, output, clock))
+                self._remember(decoding, lane)
+                yield CompletionChunk(
+                    text, new, output.finish_reason, _stats(prompt, decoding, output, clock), logprobs
+                )
 
-    def _remember(self, decoding: Decoding) -> None:
+    def _remember(self, decoding: Decoding, lane: _Lane) -> None:
         """Let the next keystroke draft what this completion said: it has been verified once already."""
         recent = decoding.tokens[-decoding.counters.chosen - REMEMBERED :]
-        self._ngrams.remember([token for token in recent if token not in self.tokenizer.control_ids])
+        lane.ngrams.remember([token for token in recent if token not in self.tokenizer.control_ids])
 
     def prompt(self, request: CompletionRequest) -> Prompt:
         """Lay a request out as the target's family expects, within its context."""
-        return build_prompt(request, self.tokenizer, self.layout, self._target.context)
+        if not request.messages:
+            return build_prompt(request, self.tokenizer, self.layout, self.context)
+        if self._template is None:
+            raise TreelineError("this engine was made without a chat template: it only completes code")
+        return build_chat_prompt(request, self.tokenizer, self._template, self.context)
 
     def logit_gap(self, request: CompletionRequest, tokens: Items[int]) -> float:
         """Return how clear the target's choice is after the prompt and `tokens`: its two best logits' difference."""
         ids = [*self.prompt(request).ids, *tokens]
-        self._target.reset(ids)
-        self._target.prefill(ids, never)
-        pending = ids[self._target.cache.length :]
-        logits = self._target.run(pending, range(-1, len(pending) - 1), len(pending) - 1, never)
-        self._target.cache.discard()
+        target = self._lane_of(request).target
+        target.reset(ids)
+        while target.prefill(ids, never):
+            pass
+        pending = ids[target.cache.length :]
+        logits = target.run(pending, range(-1, len(pending) - 1), len(pending) - 1, never)
+        target.cache.discard()
         best = logits[0].topk(2).values
         return float(best[0] - best[1])
+
+    def _new_lane(self) -> _Lane:
+        target, drafter = self._models
+        return _Lane(Target(target), ModelDrafter(Draft(drafter)) if drafter else None, NgramDrafter())
+
+    def _lane_of(self, request: CompletionRequest) -> _Lane:
+        if not request.messages:
+            return self._lane
+        self._chat_lane = self._chat_lane or self._new_lane()
+        return self._chat_lane
 
     def _output(self, request: CompletionRequest, prompt: Prompt) -> Sequence:
         stop_ids = () if request.stop.ignore_end_tokens else prompt.stop_ids
@@ -165,14 +218,15 @@ class Engine:
             required=prompt.required,
         )
 
-    def _decoding(self, request: CompletionRequest, prompt: Prompt) -> Decoding:
+    def _decoding(self, request: CompletionRequest, prompt: Prompt, lane: _Lane) -> Decoding:
         speculation = None
         if request.speculation:
             nodes = request.budget or self._budget
             policy = AnyCost() if nodes else self._auto
             shape = best_shape(nodes or SHAPE_NODES, SHAPE_DEPTH) if self._sequoia else None
-            speculation = Speculation(self._drafter, self._ngrams, policy, nodes or AUTO_NODES, shape)
-        return Decoding(self._target, self.tokenizer, prompt.ids, request.sampling, speculation, prompt.required)
+            speculation = Speculation(lane.drafter, lane.ngrams, policy, nodes or AUTO_NODES, shape)
+        logits = request.logprobs is not None
+        return Decoding(lane.target, self.tokenizer, prompt.ids, request.sampling, speculation, prompt.required, logits)
 
 
 @dataclass(slots=True)

@@ -7,10 +7,7 @@ for token, and the KV cache with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
 
 from engine.errors import TreelineError
 from engine.excerpts import head, tail
@@ -19,7 +16,7 @@ from engine.request import CompletionRequest
 from engine.surroundings import below_block, files_block, own_header, path_lead
 from engine.tokenizer import Tokenizer
 
-__all__ = ["Prompt", "PromptLayout", "build_prompt", "choose_layout", "render_chat"]
+__all__ = ["Prompt", "PromptLayout", "build_prompt", "choose_layout"]
 
 _SUFFIX_SHARE = 4  # the suffix gets a quarter of the budget, and what the prefix leaves
 _FILES_SHARE = 5  # other files a fifth, and what both leave
@@ -156,31 +153,3 @@ class _Fill:
 
     def header(self, *, first: bool) -> list[int]:
         return own_header(self.request, self.tokenizer, self.layout, first=first)
-
-
-def render_chat(messages: Sequence[Mapping[str, str]], directory: str | Path) -> list[int]:
-    """Return the ids of a conversation up to where the assistant's next message begins.
-
-    `messages` have `role` and `content`. The model's own template is used (`chat_template` in tokenizer_config.json or
-    chat_template.jinja). Raises TreelineError if it has none, or refuses the messages.
-    """
-    from jinja2 import TemplateError  # what chat templates are written in; torch brings it
-    from transformers import AutoTokenizer  # slow to import, and only chat needs it
-
-    loader: Any = AutoTokenizer
-    try:
-        tokenizer = loader.from_pretrained(str(directory), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise TreelineError(f"{directory}: its tokenizer cannot be loaded for chat: {reason}") from error
-    if not tokenizer.chat_template:
-        raise TreelineError(
-            f"{directory}: this model has no chat template: it only completes code; choose an Instruct one"
-        )
-    try:
-        ids = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except (TemplateError, ValueError, TypeError) as error:
-        raise TreelineError(f"{directory}: the chat template refuses these messages: {error}") from error
-    return cast("list[int]", list(ids))

@@ -57,9 +57,19 @@ class ContextFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation. `role`: "system", "user", "assistant", or what else the model's template knows."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionRequest:
     """Complete the text between `prefix` and `suffix` of one file.
 
+    With `messages` it is the answer to a conversation instead, in the model's own chat template; the fields of a file
+    are then not looked at. `logprobs`: report each token's log-probability and so many alternatives (None: nothing).
     `context` is ordered from the most stable file to the most volatile, so that the KV cache survives typing.
     `deadline_ms` counts from the call; at the deadline what is verified is returned. `budget` is the number of draft
     nodes per pass (None: chosen from measured costs). `speculation` False decodes one token per pass.
@@ -76,11 +86,14 @@ class CompletionRequest:
     deadline_ms: float | None = None
     speculation: bool = True
     budget: int | None = None
+    messages: tuple[ChatMessage, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Raise TreelineError naming the first field that is out of range."""
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _require(self.budget is None or self.budget >= 1, "budget", self.budget, "at least 1, or auto")
+        _require(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "at least 0")
         _require(self.deadline_ms is None or self.deadline_ms > 0, "deadline_ms", self.deadline_ms, "above 0")
 
 
@@ -102,13 +115,30 @@ class CompletionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, the bytes it stands for, and its natural log-probability under the target, before any filter.
+
+    `alternatives`: the most likely tokens at its place, best first, the chosen one among them or not.
+    """
+
+    token: int
+    spelling: bytes
+    logprob: float
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionChunk:
-    """A piece of verified text. The last chunk of a completion carries `finish_reason` and `stats`."""
+    """A piece of verified text; an empty one says that a part of a long prompt was read.
+
+    The last chunk of a completion carries `finish_reason` and `stats`. `logprobs`: one per token, if asked for.
+    """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     stats: CompletionStats | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def _require(good: bool, name: str, value: object, allowed: str) -> None:

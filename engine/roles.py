@@ -24,23 +24,33 @@ class Target:
         self.context = model.rope.shape[1]
         self.cache = model.new_cache(self.context + TREE_ROWS)
         self.prefill_rows = PREFILL_ROWS
+        self.user: object = None
         self._cached: list[int] = []
 
-    def reset(self, tokens: Sequence[int]) -> int:
-        """Keep the cache of the longest common prefix with `tokens`, less their last one; return its length."""
+    def reset(self, tokens: Sequence[int], user: object = None) -> int:
+        """Keep the cache of the longest common prefix with `tokens`, less their last one; return its length.
+
+        The cache is `user`'s from then on.
+        """
+        self.user = user
         common = max(0, min(common_prefix(self._cached, tokens), len(tokens) - 1))
         self.cache.truncate(common)
         del self._cached[common:]
         return common
 
-    def prefill(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
-        """Fill the cache up to the last `prefill_rows` of `tokens`; those are left to the pass that checks the tree."""
-        while len(tokens) - self.cache.length > self.prefill_rows:
-            start = self.cache.length
-            rows = range(self.prefill_rows)
-            chunk = tokens[start : start + len(rows)]
-            self.model.forward(chunk, range(-1, len(rows) - 1), self.cache, slice(0, 0), cancelled)
-            self.commit(rows, chunk)
+    def prefill(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
+        """Read the next `prefill_rows` of `tokens` into the cache, in one pass; return whether there was a need to.
+
+        The last rows are left to the pass that checks the tree.
+        """
+        start = self.cache.length
+        if len(tokens) - start <= self.prefill_rows:
+            return False
+        rows = range(self.prefill_rows)
+        chunk = tokens[start : start + len(rows)]
+        self.model.forward(chunk, range(-1, len(rows) - 1), self.cache, slice(0, 0), cancelled)
+        self.commit(rows, chunk)
+        return True
 
     def run(self, tokens: Sequence[int], parents: Sequence[int], first: int, cancelled: Callable[[], bool]) -> Tensor:
         """Run one pass; return the logits of the rows from `first` on. The rows stay uncommitted."""

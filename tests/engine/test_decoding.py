@@ -185,10 +185,32 @@ def test_cancelling_a_long_prompt_keeps_what_was_read(pair: Pair) -> None:
         asked += 1
         return asked > 7  # three layers a pass: in the middle of the third
 
+    assert [decoding.step(1, cancelled), decoding.step(1, cancelled)] == [[], []]
     with pytest.raises(Cancelled):
         decoding.step(1, cancelled)
     assert Decoding(target, pair.tokenizer, prompt, SamplingParams(), None).cached_tokens == 128
     assert pair.decode(prompt, 4, SamplingParams(), target=target) == pair.decode(prompt, 4, SamplingParams())
+
+
+@settings(max_examples=10)
+@given(sampling=SAMPLING, interruptions=st.lists(st.integers(0, 6), max_size=4))
+def test_another_completion_may_come_between_any_two_steps(
+    pair: Pair, sampling: SamplingParams, interruptions: list[int]
+) -> None:
+    """While the prompt is read, and later."""
+    target = Target(pair.target)
+    target.prefill_rows = 16
+    prompt, other = [1 + i % 400 for i in range(60)], [1 + i % 400 for i in range(40)] + [7, 8, 9]
+    speculation = Speculation(pair.model_drafter(), NgramDrafter(), AnyCost(), 8)
+    decoding = Decoding(target, pair.tokenizer, prompt, sampling, speculation)
+    produced: list[int] = []
+    step = 0
+    while len(produced) < 12:
+        if step in interruptions:
+            pair.decode(other, 6, sampling, speculation, target)
+        produced += decoding.step(12 - len(produced), never)
+        step += 1
+    assert produced[:12] == pair.decode(prompt, 12, sampling)
 
 
 @settings(max_examples=10)

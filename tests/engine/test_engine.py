@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from pairs import PairPaths
 from small_tokenizers import write_tokenizer
+from transformers import LlamaForCausalLM
 
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -147,3 +149,48 @@ def test_loading_tells_how_far_it_is(pair_paths: PairPaths) -> None:
     config = EngineConfig(model=str(pair_paths.target), drafter=str(pair_paths.drafter))
     Engine.load(config, lambda phase, done, total: seen.append((phase, done, total)))
     assert seen == [("target", 1, 3), ("target", 2, 3), ("target", 3, 3), ("drafter", 1, 1)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_an_interrupted_completion_says_the_same(engine: Engine, temperature: float) -> None:
+    """Another request between any two chunks, in the same caches: neither of them notices."""
+    sampling = SamplingParams(temperature=temperature, seed=3)
+    first, second = ask(sampling=sampling), ask("import os\n\nfor name in os.", sampling=sampling)
+    alone = [ids(list(engine.complete(request))) for request in (first, second)]
+    running = engine.complete(first)
+    tokens: list[int] = []
+    for chunk in running:
+        tokens += chunk.tokens
+        assert ids(list(engine.complete(second))) == alone[1]
+    assert tokens == alone[0]
+
+
+def test_two_completions_may_take_turns(engine: Engine) -> None:
+    requests = [ask(speculation=False), ask("class A:\n    x = ", budget=4)]
+    alone = [ids(list(engine.complete(request))) for request in requests]
+    turns = itertools.zip_longest(*(engine.complete(request) for request in requests))
+    both = list(turns)
+    assert [ids([pair[side] for pair in both if pair[side]]) for side in (0, 1)] == alone
+
+
+def test_logprobs_are_the_targets(pair_paths: PairPaths) -> None:
+    """Against transformers on the same tokens; the alternatives are its best ones."""
+    engine = load(pair_paths.target, pair_paths.drafter)
+    request = ask(logprobs=3, sampling=SamplingParams(temperature=0.9, top_k=5, seed=2))
+    chunks = list(engine.complete(request))
+    found = [each for chunk in chunks for each in chunk.logprobs]
+    assert [each.token for each in found] == ids(chunks)
+    prompt = engine.prompt(request).ids
+    model = LlamaForCausalLM.from_pretrained(pair_paths.target, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *ids(chunks)]])).logits[0, len(prompt) - 1 : -1]
+    expected = logits.log_softmax(-1)
+    for row, each in zip(expected, found, strict=True):
+        assert each.logprob == pytest.approx(float(row[each.token]), abs=1e-3)
+        assert [rival.token for rival in each.alternatives] == row.topk(3).indices.tolist()
+        assert each.spelling == engine.tokenizer.token_bytes(each.token)
+
+
+def test_logprobs_are_left_out_unless_asked_for(engine: Engine) -> None:
+    assert not any(chunk.logprobs for chunk in engine.complete(ask()))
+    assert all(not each.alternatives for chunk in engine.complete(ask(logprobs=0)) for each in chunk.logprobs)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from engine.errors import TreelineError
 from engine.layouts import choose_layout
-from engine.prompt import build_prompt, render_chat
+from engine.prompt import build_prompt
 from engine.request import CompletionRequest, ContextFile
 from engine.surroundings import shown_path
 from engine.tokenizer import Tokenizer
@@ -238,27 +238,3 @@ def test_stop_tokens() -> None:
 )
 def test_paths(path: str, shown: str) -> None:
     assert shown_path(path) == shown
-
-
-# --- chat
-
-
-def test_chat(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "hi <|eot_id|>"}]
-    with pytest.raises(TreelineError, match="cannot be loaded for chat"):
-        render_chat(messages, tmp_path)
-    write_tokenizer("llama3", tmp_path)
-    with pytest.raises(TreelineError, match="no chat template"):
-        render_chat(messages, tmp_path)
-    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    config["chat_template"] = (
-        "<|begin_of_text|>{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
-        "{{ m.role }}:\n{{ m.content }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
-    )
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ids = render_chat(messages, tmp_path)
-    tokenizer = load("llama3")
-    assert spelled(tokenizer, tuple(ids)) == "<|begin_of_text|>user:\nhi <|eot_id|><|eot_id|>assistant:\n"
-    assert ids[0] == tokenizer.bos_id
-    with pytest.raises(TreelineError, match="refuses these messages: no tools"):
-        render_chat([{"role": "tool", "content": ""}], tmp_path)

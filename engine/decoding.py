@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from engine.errors import Cancelled
 from engine.request import SamplingParams
 from engine.roles import Target
 from engine.sampling import Sampler
+from engine.speculation.ahead import DraftingAhead
 from engine.speculation.budget import AutoBudget
 from engine.speculation.drafter import Asked, ModelDrafter
 from engine.speculation.frontier import AnyCost
@@ -119,7 +121,8 @@ class Decoding:
         chain = len(pending) - 1
         parents = [*range(-1, chain), *(chain + parent for parent in tree.parents[1:])]
         before_pass = time.perf_counter()
-        logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
+        with self._meanwhile(len(tree)):
+            logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
         pass_seconds = time.perf_counter() - before_pass
         verdict = decide(logits)
         if self._keep_logits:
@@ -131,6 +134,13 @@ class Decoding:
             self._speculation.policy.record_target(len(parents), pass_seconds)
             self._speculation.policy.record_step(len(verdict.tokens), time.perf_counter() - started)
         return verdict.tokens
+
+    def _meanwhile(self, nodes: int) -> AbstractContextManager[None]:
+        """What happens during the target's pass: where it waits for weights, the drafter goes on."""
+        drafter = self._speculation.drafter if self._speculation else None
+        if drafter is None or not self._target.model.streamed:
+            return nullcontext()
+        return DraftingAhead(drafter, nodes, min(MAX_DEPTH, drafter.context - len(self.tokens)))
 
     def _draft(self, most: int, cancelled: Asked) -> tuple[TokenTree, Callable[[Tensor], Verdict]]:
         """Return a tree below the last token, and what decides on it, given the target's logits [nodes, vocab]."""
@@ -157,6 +167,7 @@ class Decoding:
         else:
             speculation.ngrams.propose(tree, length=depth, min_probability=max(policy.min_node_probability(), 0.02))
         if speculation.drafter:
+            depth = min(depth, speculation.drafter.context - len(self.tokens))
             nodes = speculation.drafter.grow(tree, self.tokens, policy, nodes, depth, cancelled, allowed)
         return tree.prune(nodes)
 

@@ -68,15 +68,16 @@ class Draft:
     def __init__(self, model: Transformer) -> None:
         """Take `model` with an empty cache for its whole context."""
         self.model = model
-        self.cache = model.new_cache(model.rope.shape[1] + TREE_ROWS)
+        self.context = model.rope.shape[1]
+        self.cache = model.new_cache(self.context + TREE_ROWS)
 
     def branch(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
     ) -> Branches:
         """See DraftModel."""
-        logits, first = self._forward(tokens, parents, wanted, cancelled)
+        logits, _ = self._forward(tokens, parents, wanted, cancelled)
         ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
-        return Branches(first, ids.tolist(), logprobs.tolist())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        return Branches(ids.tolist(), logprobs.tolist())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
     def logits(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked

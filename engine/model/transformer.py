@@ -147,6 +147,7 @@ class Transformer:
     head: Projection
     rope: Tensor  # [2, max_position_embeddings, head_dim / 2] cos and sin
     dtype: torch.dtype
+    streamed: bool = False  # layers come from slower memory while a pass runs
 
     @property
     def fused(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from engine.speculation.frontier import Frontier, GrowthPolicy
+from engine.speculation.frontier import AnyCost, Frontier, GrowthPolicy
 from engine.speculation.sequoia import Probabilities, draw_children
 from engine.speculation.static import Shape
 from engine.speculation.tree import TokenTree
@@ -23,18 +23,19 @@ Asked = Callable[[], bool]  # is the work still wanted? True: no
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """Likely next tokens of the rows that a pass was asked about, best first, with natural log-probabilities.
+    """Likely next tokens of the rows that a pass was asked about, best first, with natural log-probabilities."""
 
-    `first` is the row, among the cache's uncommitted ones, that the first list belongs to.
-    """
-
-    first: int
     tokens: list[list[int]]
     logprobs: list[list[float]]
 
 
 class DraftModel(Protocol):
     """A model with a KV cache of its own, seen as a source of likely next tokens."""
+
+    @property
+    def context(self) -> int:
+        """How many positions it can hold."""
+        ...
 
     def branch(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
@@ -73,6 +74,13 @@ class ModelDrafter:
         self._cached: list[int] = []  # tokens of the committed positions
         self._chain: list[int] = []  # tokens of the uncommitted rows that lead to the root, the root included
         self._rows: dict[tuple[int, int], int] = {}  # (row of the parent, token) -> row of an expanded node
+        self._growth: tuple[TokenTree, dict[int, int]] | None = None  # the last tree, and the rows of expanded nodes
+        self._retained: TokenTree | None = None  # what was guessed already below the root to come
+
+    @property
+    def context(self) -> int:
+        """How many tokens, those of the tree included, it can draft for."""
+        return self._model.context
 
     def reset(self, tokens: Sequence[int]) -> int:
         """Start from other committed tokens; return how many of them are cached already."""
@@ -96,6 +104,9 @@ class ModelDrafter:
         other sources put into the tree are expanded like its own. Returns how many of the tree's best nodes are worth
         verifying: prune it to them. Raises Cancelled when `cancelled()` says so; then call `abandon`.
         """
+        if self._retained:
+            tree.graft(self._retained, max_depth)
+        self._growth = self._retained = None
         covered = sum(math.exp(tree.scores[node]) for node in tree.children(0).values())
         if max_depth < 1 or not policy.expand(1.0 - covered - policy.min_node_probability(), 1):
             return nodes
@@ -108,14 +119,42 @@ class ModelDrafter:
         frontier = Frontier(tree, policy, nodes, max_depth)
         frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
         while batch := frontier.next_batch():
-            rows |= {node: root_row + len(rows) + index for index, node in enumerate(batch)}
-            parents = [rows[tree.parents[node]] for node in batch]
-            drafted = [tree.tokens[node] for node in batch]
-            branches = self._timed(policy, drafted, parents, len(batch), BRANCHES, cancelled)
-            for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
-                self._rows[parent, tree.tokens[node]] = rows[node]
-                frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
+            self._expand(tree, rows, batch, frontier, policy, cancelled)
+        self._growth = tree, rows
         return frontier.size()
+
+    def extend(self, nodes: int, max_depth: int, stop: Asked) -> None:
+        """Go on with the last tree that `grow` made, up to `nodes` nodes, until `stop()`; for while the target is busy.
+
+        What is found to continue the text then starts the next tree. The tree that `grow` was given stays as it is.
+        """
+        if self._growth is None:
+            return
+        grown, rows = self._growth
+        tree = grown.subtree(0)
+        self._growth = tree, rows
+        policy = AnyCost()
+        frontier = Frontier(tree, policy, nodes, max_depth, expanded=rows)
+        while len(rows) < nodes and not stop() and (batch := frontier.next_batch()):
+            self._expand(tree, rows, batch, frontier, policy, lambda: False)
+
+    def _expand(
+        self,
+        tree: TokenTree,
+        rows: dict[int, int],
+        batch: Sequence[int],
+        frontier: Frontier,
+        policy: GrowthPolicy,
+        cancelled: Asked,
+    ) -> None:
+        """Run the nodes of `batch`, note their `rows`, and offer their likely children to `frontier`."""
+        rows |= {node: rows[0] + len(rows) + index for index, node in enumerate(batch)}
+        parents = [rows[tree.parents[node]] for node in batch]
+        drafted = [tree.tokens[node] for node in batch]
+        branches = self._timed(policy, drafted, parents, len(batch), BRANCHES, cancelled)
+        for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
+            self._rows[parent, tree.tokens[node]] = rows[node]
+            frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
 
     def sample(
         self,
@@ -154,6 +193,8 @@ class ModelDrafter:
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Keep what is known of `tokens`, which the target put after the root; the rest is computed when needed."""
+        self._retained = self._below(tokens)
+        self._growth = None
         if not self._chain:
             return
         path = list(range(len(self._chain)))
@@ -189,7 +230,15 @@ class ModelDrafter:
         policy.record_draft(len(tokens), time.perf_counter() - started)
         return branches
 
+    def _below(self, tokens: Sequence[int]) -> TokenTree | None:
+        """What the last tree guessed to follow `tokens`, or None if it did not come so far."""
+        node: int | None = 0 if self._growth else None
+        for token in tokens:
+            node = self._growth[0].children(node).get(token) if self._growth and node is not None else None
+        return self._growth[0].subtree(node) if self._growth and node is not None else None
+
     def _forget(self, length: int) -> None:
+        self._growth = self._retained = None
         self._model.truncate(length)
         del self._cached[length:]
         self._chain = []

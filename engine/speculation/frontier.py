@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from engine.speculation.tree import TokenTree
@@ -72,8 +72,10 @@ class Frontier:
     likely continuation came from another source already has little to gain.
     """
 
-    def __init__(self, tree: TokenTree, policy: GrowthPolicy, nodes: int, max_depth: int) -> None:
-        """Start with what other sources put into `tree`; the root counts as expanded."""
+    def __init__(
+        self, tree: TokenTree, policy: GrowthPolicy, nodes: int, max_depth: int, expanded: Iterable[int] = (0,)
+    ) -> None:
+        """Start with what is in `tree` already; the nodes `expanded` have their children."""
         self._tree = tree
         self._policy = policy
         self._nodes = nodes
@@ -81,7 +83,7 @@ class Frontier:
         self._least = policy.min_node_probability()
         self._free = min(policy.free_nodes(), nodes)
         self._batch = max(BATCH[0], int(nodes * BATCH[1]))
-        self._expanded = {0}
+        self._expanded = set(expanded)
         self._queue: list[tuple[float, int]] = []
         self._ranked = sorted(-score for score in tree.scores[1:])
         for node in range(1, len(tree)):

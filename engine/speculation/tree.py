@@ -84,6 +84,15 @@ class TokenTree:
                 inside.append(index)
         return self._select(inside)
 
+    def graft(self, other: TokenTree, max_depth: int) -> None:
+        """Add what hangs below the root of `other`, down to `max_depth`, below this root."""
+        index = [0]
+        for node in range(1, len(other)):
+            if other.depths[node] <= max_depth:
+                index.append(self.add(index[other.parents[node]], other.tokens[node], other.scores[node]))
+            else:
+                index.append(-1)  # nor are those below it
+
     def ancestor_mask(self) -> NDArray[np.bool_]:
         """`[n, n]`: row i is true at i and at every ancestor of i."""
         mask = np.eye(len(self.tokens), dtype=np.bool_)

@@ -26,6 +26,7 @@ from engine.speculation.drafter import Asked, Branches, ModelDrafter
 from engine.speculation.frontier import AnyCost
 from engine.speculation.ngram import NgramDrafter
 from engine.speculation.static import best_shape
+from engine.speculation.tree import TokenTree
 from engine.tokenizer import Tokenizer
 
 SAMPLING = st.builds(
@@ -82,6 +83,8 @@ def pair(request: pytest.FixtureRequest, pair_paths: PairPaths) -> Pair:
 class RandomModel:
     """A drafter that guesses at random: nothing it says may change the output."""
 
+    context = 1 << 20
+
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
         self._rows = 0
@@ -91,7 +94,7 @@ class RandomModel:
     ) -> Branches:
         self._rows += len(tokens)
         guesses = [self._rng.sample(range(1, 400), count) for _ in range(wanted)]
-        return Branches(self._rows - wanted, guesses, [[-0.5 * (i + 1) for i in range(count)] for _ in guesses])
+        return Branches(guesses, [[-0.5 * (i + 1) for i in range(count)] for _ in guesses])
 
     def commit(self, rows: Sequence[int]) -> None:
         self._rows = 0
@@ -119,6 +122,56 @@ def test_speculation_changes_nothing(
     )
     for speculation in sources:
         assert pair.decode(prompt, 16, sampling, speculation) == plain
+
+
+@settings(max_examples=10)
+@given(prompt=PROMPTS, sampling=SAMPLING, nodes=st.integers(1, 20))
+def test_drafting_ahead_changes_nothing(pair: Pair, prompt: list[int], sampling: SamplingParams, nodes: int) -> None:
+    streamed = replace(pair.target, streamed=True)
+    for drafter in (pair.model_drafter(), ModelDrafter(RandomModel(nodes))):
+        speculation = Speculation(drafter, NgramDrafter(), AnyCost(), nodes)
+        assert pair.decode(prompt, 16, sampling, speculation, Target(streamed)) == pair.decode(prompt, 16, sampling)
+
+
+class CountingModel(RandomModel):
+    """A drafter that is nearly sure that the next token is one more than the last, and counts what it is asked."""
+
+    passes = 0
+
+    def branch(
+        self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
+    ) -> Branches:
+        self.passes += 1
+        last = tokens[len(tokens) - wanted :]
+        return Branches([[token + 1, 7] for token in last], [[-0.01, -5.0] for _ in last])
+
+
+def test_what_was_drafted_ahead_starts_the_next_tree() -> None:
+    model = CountingModel(0)
+    drafter = ModelDrafter(model)
+    tree = TokenTree(100)
+    drafter.grow(tree, [100], AnyCost(), 2, 8, never)
+    verified = list(tree.tokens)
+    assert tree.prune(2).tokens == [100, 101, 102]
+    drafter.extend(12, 20, never)
+    assert tree.tokens == verified, "the tree that is being verified must not change"
+    drafter.accept([101, 102, 103])
+    following, before = TokenTree(103), model.passes
+    drafter.grow(following, [100, 101, 102, 103], AnyCost(), 8, 8, never)
+    assert set(following.tokens) > {103, 104, 105, 106, 107, 108, 109}
+    assert model.passes - before < 4, "one pass a level would be eight"
+    drafter.accept([7])
+    other = TokenTree(7)
+    drafter.grow(other, [100, 101, 102, 103, 7], AnyCost(), 3, 8, never)
+    assert other.tokens[:2] == [7, 8], "what was guessed elsewhere is forgotten"
+
+
+def test_a_drafter_of_a_shorter_context_is_left_out_beyond_it(pair: Pair) -> None:
+    model = RandomModel(1)
+    model.context = 12
+    speculation = Speculation(ModelDrafter(model), NgramDrafter(), AnyCost(), 4)
+    prompt = list(range(5, 14))
+    assert pair.decode(prompt, 12, SamplingParams(), speculation) == pair.decode(prompt, 12, SamplingParams())
 
 
 def test_good_guesses_save_passes(pair: Pair) -> None:

@@ -131,8 +131,9 @@ class Decoding:
         self._target.commit(rows, pending + verdict.tokens[:-1])
         self._accept(tree, verdict.tokens)
         if self._speculation and chain < USUAL_ROWS:
+            seconds = time.perf_counter() - started
             self._speculation.policy.record_target(len(parents), pass_seconds)
-            self._speculation.policy.record_step(len(verdict.tokens), time.perf_counter() - started)
+            self._speculation.policy.record_step(len(verdict.tokens), seconds, tree.promise())
         return verdict.tokens
 
     def _meanwhile(self, nodes: int) -> AbstractContextManager[None]:

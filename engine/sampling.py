@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from engine.request import SamplingParams
 
 _CACHED_POSITIONS = 16
+_LIKELY = 6.0  # tokens whose log-probability is this far below the best one's win by luck only
 
 
 class Sampler:
@@ -24,7 +25,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self.params = params
-        self._noise: dict[int, NDArray[np.float64]] = {}
+        self._noise: dict[int, NDArray[np.uint32]] = {}
         self._history: list[int] = []
         self._history_ids = np.empty(256, dtype=np.int64)
 
@@ -40,10 +41,11 @@ class Sampler:
         if self.params.temperature == 0:
             return int(scores.argmax())
         ids, kept = self._filtered(scores)
-        noise = self.noise(position, len(scores))
+        bits = self._bits(position, len(scores))
         if ids is None:
-            return int((kept + noise).argmax())
-        return int(ids[(kept + noise[ids]).argmax()])
+            ids = _contenders(kept, bits)
+            kept = kept[ids]
+        return int(ids[(kept + _gumbel(bits[ids])).argmax()])
 
     def distribution(
         self, logits: torch.Tensor, history: Sequence[int], allowed: torch.Tensor | None = None
@@ -59,14 +61,14 @@ class Sampler:
         probs[slice(None) if ids is None else ids] = weights / weights.sum()
         return probs
 
-    def noise(self, position: int, vocab_size: int) -> NDArray[np.float64]:
-        """Standard Gumbel noise `[vocab_size]` of an absolute position, the same at every call."""
-        noise = self._noise.get(position)
-        if noise is None or len(noise) != vocab_size:
+    def _bits(self, position: int, vocab_size: int) -> NDArray[np.uint32]:
+        """The random bits of an absolute position, kept for the other nodes of a tree that stand there."""
+        bits = self._noise.get(position)
+        if bits is None or len(bits) != vocab_size:
             if len(self._noise) >= _CACHED_POSITIONS:
                 del self._noise[next(iter(self._noise))]
-            noise = self._noise[position] = gumbel_noise(self.params.seed, position, vocab_size)
-        return noise
+            bits = self._noise[position] = _random_bits(self.params.seed, position, vocab_size)
+        return bits
 
     def _penalised(
         self, logits: torch.Tensor, history: Sequence[int], allowed: torch.Tensor | None
@@ -136,11 +138,31 @@ def _nucleus(scaled: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
 
 
 def gumbel_noise(seed: int, position: int, size: int) -> NDArray[np.float64]:
-    """Standard Gumbel noise `[size]`, a function of the arguments alone (Philox, Salmon et al. 2011).
+    """Standard Gumbel noise `[size]`, a function of the arguments alone.
 
     Each value comes from 32 random bits, which resolves probabilities down to about 1e-9.
     """
+    return _gumbel(_random_bits(seed, position, size))
+
+
+def _random_bits(seed: int, position: int, size: int) -> NDArray[np.uint32]:
+    """Counter-based: Philox, Salmon et al. 2011."""
     generator = np.random.Philox(key=seed % 2**128, counter=position << 64)
-    bits = generator.random_raw((size + 1) // 2).view(np.uint32)[:size]
+    return generator.random_raw((size + 1) // 2).view(np.uint32)[:size]
+
+
+def _gumbel(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
     uniform = (bits + 0.5) * 2.0**-32  # never 0 or 1
     return -np.log(-np.log(uniform))
+
+
+def _contenders(kept: NDArray[np.float32], bits: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """Indices, ascending, among which the largest of `kept` plus noise is: logarithms are what takes time.
+
+    Of the tokens that are unlikely, only those matter whose noise alone could lift them over the best of the likely.
+    """
+    likely = np.flatnonzero(kept > -_LIKELY)
+    best = float((kept[likely] + _gumbel(bits[likely])).max())
+    with np.errstate(over="ignore"):
+        needed = np.exp(-np.exp(-(best + _LIKELY))) * 2.0**32 - 2  # bits, rounded down by more than their offset
+    return np.flatnonzero((kept > -_LIKELY) | (bits > np.uint32(max(needed, 0))))

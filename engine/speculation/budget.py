@@ -14,12 +14,14 @@ _WINDOW = 9  # latest timings kept per size of pass
 _STALE = 512  # passes after which a size that was not seen again says nothing any more
 _ASSUMED_ROWS = 32  # with passes of one size only: this many rows are taken to cost as much as the pass itself
 _DECAY = 0.95  # of a step's weight in the running rate, per later step
+_DECAY_OF_TRUST, _PRIOR_TRUST, _LEAST_TRUST = 0.99, 10.0, 0.1  # the prior: so many promises kept
 _OUTLIER = 4.0  # a step counts for at most this many times the usual time
 # Thresholds of the first steps, which make trees of different sizes to see what a row costs, and of draft passes then.
 _FIRST_NODES = 0.05, 1.0, 0.02, 0.3, 0.1
 _FIRST_EXPANSION = 0.25
 _FIRST_DRAFTS = 4
 _LOWEST_NODE = 1e-4
+_STRETCH_EVERY = 32  # steps
 _PROBE_EVERY, _PROBE_NODE = 128, 0.3  # steps, and the most that a node has to promise in a probe
 
 
@@ -186,6 +188,8 @@ class AutoBudget:
         self.target = PassCosts(max_rows)
         self.draft = PassCosts(max_rows)
         self._tokens = self._seconds = self._weight = 0.0  # decayed sums over steps
+        self._promised = self._kept = self._hoped = self._gained = _PRIOR_TRUST
+        self._asked = 0.0  # the gain that the draft pass in progress was run for
         self._steps = 0
         self._prefill = False
         self._probing = self._draft_probe = False
@@ -202,14 +206,21 @@ class AutoBudget:
         self._prefill = rows > self.target.max_rows
         self.target.record(rows, seconds)
 
-    def record_draft(self, rows: int, seconds: float) -> None:
-        """One drafter pass of `rows` rows."""
+    def record_draft(self, rows: int, seconds: float, gain: float) -> None:
+        """One drafter pass of `rows` rows, and the gain that the nodes have which it really added."""
         self.draft.record(rows, seconds)
+        self._hoped = self._hoped * _DECAY_OF_TRUST + self._asked
+        self._gained = self._gained * _DECAY_OF_TRUST + gain
 
-    def record_step(self, tokens: int, seconds: float) -> None:
-        """One whole step, from drafting to commit: emitted tokens, wall time. Ignored if its pass was a prefill."""
+    def record_step(self, tokens: int, seconds: float, promised: float = 0.0) -> None:
+        """One whole step, from drafting to commit: emitted tokens, wall time. Ignored if its pass was a prefill.
+
+        `promised`: the sum of P(accepted) over the nodes of its tree, as their scores have it.
+        """
         if self._prefill or seconds <= 0:
             return
+        self._promised = self._promised * _DECAY_OF_TRUST + promised
+        self._kept = self._kept * _DECAY_OF_TRUST + tokens - 1
         if self._steps >= len(_FIRST_NODES):
             seconds = min(seconds, _OUTLIER * self._seconds / self._weight)
         self._tokens = self._tokens * _DECAY + tokens
@@ -218,6 +229,16 @@ class AutoBudget:
         self._steps += 1
         self._probing = self._draft_probe = self._steps % _PROBE_EVERY == 0
 
+    @property
+    def trust(self) -> float:
+        """How much of what drafts promised was accepted, at most 1: sampling and a weak drafter keep less."""
+        return _share(self._kept, self._promised)
+
+    @property
+    def found(self) -> float:
+        """How much of what draft passes were run for they found, at most 1: many children are not worth verifying."""
+        return _share(self._gained, self._hoped)
+
     def min_node_probability(self) -> float:
         """P(accepted) under which a node costs the target pass more than it brings; at 1 or above: verify none.
 
@@ -225,14 +246,20 @@ class AutoBudget:
         """
         if self._steps < len(_FIRST_NODES):
             return _FIRST_NODES[self._steps]
-        threshold = max(self.rate * self.target.curve().per_row, _LOWEST_NODE)
+        threshold = max(self.rate * self.target.curve().per_row / self.trust, _LOWEST_NODE)
         return min(threshold, _PROBE_NODE) if self._probing else threshold
 
     def free_nodes(self) -> int:
-        """How many nodes the target pass verifies at no cost beside the root: any node is worth a place among them."""
+        """How many nodes the target pass verifies at no cost beside the root: any node is worth a place among them.
+
+        Now and then twice as many, to learn where costs begin.
+        """
         if self._steps < len(_FIRST_NODES):
             return 0
-        return max(0, int(min(self.target.curve().free_rows(), self.target.max_rows)) - 1)
+        rows = min(self.target.curve().free_rows(), self.target.max_rows)
+        if self._steps % _STRETCH_EVERY == 0:
+            rows *= 2
+        return max(0, int(rows) - 1)
 
     def expand(self, gain: float, rows: int) -> bool:
         """Whether a draft pass of `rows` rows pays if it brings `gain` tokens.
@@ -240,9 +267,14 @@ class AutoBudget:
         `gain`: the sum over the nodes that it would add of P(accepted), less `min_node_probability()` each for
         their verification.
         """
+        self._asked = gain
         if self._steps < len(_FIRST_NODES) or self.draft.count < _FIRST_DRAFTS:
             return gain > _FIRST_EXPANSION
         if self._draft_probe and gain > _FIRST_EXPANSION:
             self._draft_probe = False  # one pass is enough
             return True
-        return gain > self.rate * self.draft.seconds(rows)
+        return gain * self.trust * self.found > self.rate * self.draft.seconds(rows)
+
+
+def _share(part: float, whole: float) -> float:
+    return min(max(part / whole, _LEAST_TRUST), 1.0)

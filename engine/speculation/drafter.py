@@ -104,6 +104,7 @@ class ModelDrafter:
         other sources put into the tree are expanded like its own. Returns how many of the tree's best nodes are worth
         verifying: prune it to them. Raises Cancelled when `cancelled()` says so; then call `abandon`.
         """
+        started = time.perf_counter()
         if self._retained:
             tree.graft(self._retained, max_depth)
         self._growth = self._retained = None
@@ -114,10 +115,11 @@ class ModelDrafter:
         self._rows.clear()
         root_row = len(self._chain) - 1
         count = BRANCHES if allowed is None else 8 * BRANCHES
-        branches = self._timed(policy, self._chain, range(-1, root_row), 1, count, cancelled)
+        branches = self._model.branch(self._chain, range(-1, root_row), 1, count, cancelled)
         rows = {0: root_row}
         frontier = Frontier(tree, policy, nodes, max_depth)
-        frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
+        gain = frontier.add_children(0, branches.tokens[0], branches.logprobs[0], allowed)
+        policy.record_draft(len(self._chain), time.perf_counter() - started, gain)
         while batch := frontier.next_batch():
             self._expand(tree, rows, batch, frontier, policy, cancelled)
         self._growth = tree, rows
@@ -148,13 +150,16 @@ class ModelDrafter:
         cancelled: Asked,
     ) -> None:
         """Run the nodes of `batch`, note their `rows`, and offer their likely children to `frontier`."""
+        started = time.perf_counter()
         rows |= {node: rows[0] + len(rows) + index for index, node in enumerate(batch)}
         parents = [rows[tree.parents[node]] for node in batch]
         drafted = [tree.tokens[node] for node in batch]
-        branches = self._timed(policy, drafted, parents, len(batch), BRANCHES, cancelled)
+        branches = self._model.branch(drafted, parents, len(batch), BRANCHES, cancelled)
+        gain = 0.0
         for offset, (node, parent) in enumerate(zip(batch, parents, strict=True)):
             self._rows[parent, tree.tokens[node]] = rows[node]
-            frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
+            gain += frontier.add_children(node, branches.tokens[offset], branches.logprobs[offset])
+        policy.record_draft(len(batch), time.perf_counter() - started, gain)
 
     def sample(
         self,
@@ -215,20 +220,6 @@ class ModelDrafter:
     def abandon(self) -> None:
         """Forget the tree that was being grown."""
         self._forget(len(self._cached))
-
-    def _timed(
-        self,
-        policy: GrowthPolicy,
-        tokens: Sequence[int],
-        parents: Sequence[int],
-        wanted: int,
-        count: int,
-        cancelled: Asked,
-    ) -> Branches:
-        started = time.perf_counter()
-        branches = self._model.branch(tokens, parents, wanted, count, cancelled)
-        policy.record_draft(len(tokens), time.perf_counter() - started)
-        return branches
 
     def _below(self, tokens: Sequence[int]) -> TokenTree | None:
         """What the last tree guessed to follow `tokens`, or None if it did not come so far."""

@@ -35,8 +35,8 @@ class GrowthPolicy(Protocol):
         """
         ...
 
-    def record_draft(self, rows: int, seconds: float) -> None:
-        """Learn what a drafter pass took."""
+    def record_draft(self, rows: int, seconds: float, gain: float) -> None:
+        """Learn what a drafter pass took, and what it gained."""
         ...
 
 
@@ -55,13 +55,13 @@ class AnyCost:
         """Any pass that adds nodes may be run."""
         return gain > 0 and rows > 0
 
-    def record_draft(self, rows: int, seconds: float) -> None:
+    def record_draft(self, rows: int, seconds: float, gain: float) -> None:
         """Times change nothing."""
 
     def record_target(self, rows: int, seconds: float) -> None:
         """Times change nothing."""
 
-    def record_step(self, tokens: int, seconds: float) -> None:
+    def record_step(self, tokens: int, seconds: float, promised: float = 0.0) -> None:
         """Times change nothing."""
 
 
@@ -95,9 +95,12 @@ class Frontier:
         tokens: Sequence[int],
         logprobs: Sequence[float],
         allowed: Callable[[int], bool] | None = None,
-    ) -> None:
-        """Add the children of an expanded node that are good enough, and queue the new ones."""
-        tree = self._tree
+    ) -> float:
+        """Add the children of an expanded node that are good enough, and queue the new ones.
+
+        Returns what they gain: the sum of their probabilities, less what their places cost.
+        """
+        tree, gain = self._tree, 0.0
         base, cutoff = tree.scores[parent], self._cutoff()
         for token, logprob in zip(tokens, logprobs, strict=True):
             score = base + logprob
@@ -107,9 +110,11 @@ class Frontier:
                 known = len(tree)
                 node = tree.add(parent, token, score)
                 if node == known:
+                    gain += math.exp(score) - math.exp(cutoff)
                     insort(self._ranked, -score)
                     cutoff = self._cutoff()
                 self._offer(node)
+        return gain
 
     def next_batch(self) -> list[int]:
         """Return the nodes to expand next, each after its parent; empty when no pass is worth its time any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -49,6 +50,10 @@ class TokenTree:
         self.scores.append(score)
         self._children.append({})
         return node
+
+    def promise(self) -> float:
+        """How many nodes should be accepted if the scores are right."""
+        return sum(map(math.exp, self.scores)) - 1
 
     def children(self, node: int) -> Mapping[int, int]:
         """Children of `node`, token -> node, in order of insertion."""

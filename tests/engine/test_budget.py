@@ -195,10 +195,10 @@ def grow(world: World, budget: AutoBudget, slow: random.Random) -> tuple[TokenTr
     batch = [0]
     while batch:
         cost = world.draft * (1 + world.noise * slow.expovariate(1))
-        budget.record_draft(len(batch), cost)
         seconds, passes = seconds + cost, passes + 1
-        for node in batch:
-            frontier.add_children(node, range(len(world.acceptance)), [math.log(p) for p in world.acceptance])
+        logprobs = [math.log(p) for p in world.acceptance]
+        gain = sum(frontier.add_children(node, range(len(logprobs)), logprobs) for node in batch)
+        budget.record_draft(len(batch), cost, gain)
         batch = frontier.next_batch()
     return tree.prune(frontier.size()), seconds, passes
 
@@ -218,7 +218,7 @@ def simulate(world: World, steps: int = 2000, warmup: int = 200) -> Outcome:
         weights = [*world.acceptance, 1 - sum(world.acceptance)]
         while (rank := chance.choices(ranks, weights)[0]) in tree.children(node):
             node, emitted = tree.children(node)[rank], emitted + 1
-        budget.record_step(emitted, seconds + cost)
+        budget.record_step(emitted, seconds + cost, tree.promise())
         if step >= warmup:
             tokens, rows, passes, elapsed = (
                 tokens + emitted,
@@ -267,7 +267,7 @@ def test_thresholds_are_the_value_of_time() -> None:
     for step in range(10):
         rows = (1, 4, 16)[step % 3]
         budget.record_target(rows, 0.1 + 0.01 * rows)
-        budget.record_draft(rows, 0.02 + 0.001 * rows)
+        budget.record_draft(rows, 0.02 + 0.001 * rows, 0.0)
         budget.record_step(5, 0.25)
     assert budget.rate == pytest.approx(20)
     assert budget.min_node_probability() == pytest.approx(20 * 0.01)
@@ -282,6 +282,19 @@ def test_time_is_worth_at_least_what_decoding_one_by_one_brings() -> None:
         budget.record_target(rows, 0.1 + 0.01 * rows)
         budget.record_step(2, 0.5)
     assert budget.rate == pytest.approx(1 / 0.11)
+
+
+def test_promises_that_are_not_kept_are_discounted() -> None:
+    budget = AutoBudget()
+    for step in range(300):
+        rows = (1, 4, 16)[step % 3]
+        budget.record_target(rows, 0.1 + 0.01 * rows)
+        budget.record_draft(rows, 0.02, 0.0)
+        budget.record_step(2, 0.1, promised=4.0)
+    assert budget.trust == pytest.approx(0.25, rel=0.2)
+    assert budget.min_node_probability() == pytest.approx(20 * 0.01 / budget.trust)
+    assert not budget.expand(20 * 0.02 * 2, 4)
+    assert budget.expand(20 * 0.02 * 5, 4)
 
 
 def test_prefill_and_pauses_do_not_change_the_rate_much() -> None:

@@ -148,3 +148,14 @@ def test_a_tiny_temperature_is_nearly_greedy(temperature: float) -> None:
     sampler = Sampler(SamplingParams(temperature=temperature, top_p=0.9))
     assert {sampler.choose(logits, position, []) for position in range(20)} == {int(logits.argmax())}
     assert np.isclose(sampler.distribution(logits, [])[int(logits.argmax())], 1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0])
+def test_leaving_out_tokens_that_cannot_win_changes_no_choice(spread: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for position in range(300):
+        logits = torch.randn(997, generator=generator) * spread
+        logits[position] = float("-inf")
+        params = SamplingParams(temperature=1.0, seed=position % 7)
+        whole = (logits - logits.max()).numpy() + gumbel_noise(params.seed, position, len(logits))
+        assert Sampler(params).choose(logits, position, []) == whole.argmax()

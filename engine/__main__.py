@@ -8,6 +8,12 @@ import sys
 def main() -> int:
     """Run the command line and return its exit status."""
     try:
+        if sys.argv[1:2] == ["complete"]:
+            from engine.cli_complete import quick
+
+            status = quick(sys.argv[2:])
+            if status is not None:
+                return status
         from engine.cli import main as run
 
         return run()

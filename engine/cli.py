@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, cast
 
 import typer
 
-from engine import __version__, cli_bench
+from engine import __version__, cli_bench, cli_complete, cli_serve
 from engine import cli_options as options
-from engine.config import EngineConfig
-from engine.document import read_document, split_at_line, split_at_offset
-from engine.errors import TreelineError
-from engine.request import CompletionRequest, SamplingParams, StopRules
-from engine.terminal import Interrupt, abandon_stdout, collect, print_chunks, print_json, print_stats, use_utf8
-
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from engine.cli_complete import Arguments
+from engine.cli_exit import INTERRUPTED, USAGE, UsageError, complain, guarded
 
 # typer has had a copy of click of its own since 0.2x: the base of all complaints about usage is reached through typer
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="treeline", rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_bench.app, name="bench")
+app.add_typer(cli_serve.app, name="serve")
 
 
 class Until(StrEnum):
@@ -113,7 +105,7 @@ def complete(
         typer.Option(
             "--no-daemon",
             rich_help_panel="Models and speed",
-            help="Run the engine in this process. So it always does for now: there is no daemon yet.",
+            help="Load the models in this process, instead of asking the engine in the background.",
         ),
     ] = False,
     model: options.Model = None,
@@ -128,106 +120,48 @@ def complete(
     config: options.ConfigFile = None,
 ) -> int:
     """Print what the model inserts at a place in a file, and nothing else."""
-    del no_daemon
-    _check_cursor(line, column, cursor)
     names = {"model": model, "drafter": drafter, "memory": memory, "device": device, "dtype": dtype, "budget": budget}
     names |= {"verification": verification, "layout": layout, "threads": threads}
-    stops = tuple(stop or ())
-    if not all(stops):
-        raise typer.BadParameter("it must not be empty", param_hint="--stop")
-    try:
-        sampling = SamplingParams(temperature, top_p, top_k, repetition_penalty, seed)
-        request = CompletionRequest(
-            prefix="",
-            max_tokens=max_tokens,
-            sampling=sampling,
-            deadline_ms=deadline_ms,
-            speculation=not no_speculation,
-        )
-    except TreelineError as error:
-        raise options.bad_option(error) from None
-    settings = options.make_config(names, config)
-    document = read_document(file, stdin_filename)
-    split = split_at_offset(document, cursor) if cursor is not None else split_at_line(document, line, column)
-    request = replace(
-        request,
-        prefix=split.prefix,
-        suffix=split.suffix,
-        path=document.name,
-        language=document.language,
-        stop=stop_rules(split.prefix, until, stops),
-        budget=settings.budget,
+    given = Arguments(
+        file,
+        line,
+        column,
+        cursor,
+        stdin_filename,
+        as_json,
+        stats,
+        max_tokens,
+        deadline_ms,
+        until,
+        tuple(stop or ()),
+        temperature,
+        top_p,
+        top_k,
+        repetition_penalty,
+        seed,
+        no_speculation,
+        no_daemon,
+        names,
+        config,
     )
-    return _complete(settings, request, document.line_end, as_json, stats)
-
-
-def _complete(settings: EngineConfig, request: CompletionRequest, line_end: str, as_json: bool, stats: bool) -> int:
-    """Load, complete and print; returns the exit status."""
-    engine = options.load_engine(settings)
-    with Interrupt() as interrupt:
-        chunks = engine.complete(request, interrupt.requested)
-        if as_json:
-            whole = collect(chunks, line_end)
-            print_json(whole)
-        else:
-            whole = print_chunks(chunks, line_end)
-    if stats or (not as_json and sys.stderr.isatty()):
-        print_stats(whole)
-    return INTERRUPTED if interrupt.requested() else DONE
-
-
-def _check_cursor(line: int | None, column: int | None, cursor: int | None) -> None:
-    if cursor is not None and (line is not None or column is not None):
-        raise typer.BadParameter(
-            "it takes the place of --line and --column: give one or the other", param_hint="--cursor"
-        )
-    if column is not None and line is None:
-        raise typer.BadParameter("it needs --line", param_hint="--column")
-
-
-def stop_rules(prefix: str, until: Until | None, strings: tuple[str, ...]) -> StopRules:
-    """Turn `--until` and `--stop` into rules for a cursor behind `prefix`.
-
-    A line that ends in a colon opens a block: the completion is then the block, not what follows it.
-    """
-    line = prefix.rpartition("\n")[2]
-    expanded = line.expandtabs()
-    indent = len(expanded) - len(expanded.lstrip())
-    inside = indent + 1 if line.rstrip().endswith(":") else indent
-    return StopRules(strings, end_of_line=until is Until.LINE, min_indent=inside if until is Until.BLOCK else None)
+    try:
+        return cli_complete.complete(given)
+    except UsageError as error:
+        raise options.bad_option(error) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; every failure is one line on standard error."""
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> object:
     try:
-        use_utf8()
-        status = app(args=arguments, prog_name="treeline", standalone_mode=False)
-        sys.stdout.flush()
-    except (KeyboardInterrupt, typer.Abort):
+        return app(args=arguments, prog_name="treeline", standalone_mode=False)
+    except typer.Abort:
         return INTERRUPTED
-    except (BrokenPipeError, SystemExit):  # typer and rich turn the former into the latter, and nothing else
-        abandon_stdout()  # the reader has all that it wanted
-        return DONE
     except _USAGE_ERROR as error:
-        return _complain(_usage_line(error), USAGE)
-    except TreelineError as error:
-        return _complain(str(error), FAILED)
-    except OSError as error:  # a full disk, a folder that may not be written
-        abandon_stdout()
-        return _complain(f"the system refused: {error}", FAILED)
-    except MemoryError:
-        return _complain("out of memory: close other programs or choose a smaller model", FAILED)
-    except Exception as error:  # noqa: BLE001 - the last resort: no user should meet a traceback
-        if os.environ.get("TREELINE_DEBUG"):
-            traceback.print_exc()
-        detail = f"{type(error).__name__}: {error}"
-        return _complain(f"internal error ({detail}): please report it with the output under TREELINE_DEBUG=1", FAILED)
-    return status if isinstance(status, int) else DONE
-
-
-def _complain(message: str, status: int) -> int:
-    print("treeline:", " ".join(message.split()), file=sys.stderr)
-    return status
+        return complain(_usage_line(error), USAGE)
 
 
 def _usage_line(error: Exception) -> str:

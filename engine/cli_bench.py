@@ -13,7 +13,9 @@ from engine import __version__
 from engine import cli_options as options
 from engine.bench import BenchSettings, Case, Result, logit_gap, read_cases, run_cases
 from engine.bench_report import Figures, GapOf, Mismatch, figures, figures_by_kind, mismatches, report
-from engine.config import EngineConfig
+from engine.cli_engine import load_engine
+from engine.cli_exit import of_field
+from engine.config import REACHING, EngineConfig
 from engine.errors import TreelineError
 from engine.request import SamplingParams
 from engine.terminal import Interrupt, counting_bar, write_json
@@ -82,12 +84,13 @@ def decode(
     try:
         sampling = SamplingParams(temperature, top_p, top_k, repetition_penalty, seed)
     except TreelineError as error:
-        raise options.bad_option(error) from None
+        raise options.bad_option(of_field(error)) from None
     engine_config = options.make_config(names, config)
     listed = read_cases(cases, limit)
     settings = BenchSettings(max_tokens, sampling, engine_config.budget, fresh, fixed_length)
     results, gap_of = _measure(engine_config, listed, settings)
-    shown = {**asdict(engine_config), **asdict(settings), "cases_file": cases.name}
+    models = {key: value for key, value in asdict(engine_config).items() if key not in REACHING}
+    shown = {**models, **asdict(settings), "cases_file": cases.name}
     answer = report(results, gap_of, shown, __version__)
     if as_json:
         write_json(answer)
@@ -97,7 +100,7 @@ def decode(
 
 
 def _measure(config: EngineConfig, cases: Sequence[Case], settings: BenchSettings) -> tuple[list[Result], GapOf]:
-    engine = options.load_engine(config)
+    engine = load_engine(config)
     with Interrupt() as interrupt, counting_bar("decoding", len(cases)) as progress:
         results = run_cases(engine, cases, settings, progress, interrupt.requested)
     return results, lambda result, position: logit_gap(engine, result, position, settings)

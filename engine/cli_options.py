@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from engine.config import PRESETS, EngineConfig, load_config, parse_text
-from engine.errors import TreelineError
-
-if TYPE_CHECKING:
-    from engine.engine import Engine
+from engine import cli_engine
+from engine.cli_exit import UsageError
+from engine.config import PRESETS, EngineConfig
 
 _MODELS = "Models and speed"
 _SAMPLING = "Sampling"
@@ -116,14 +113,10 @@ def make_config(options: Mapping[str, str | None], file: Path | None) -> EngineC
 
     Raises typer.BadParameter for a bad option and TreelineError for a bad file or variable.
     """
-    overrides: dict[str, object] = {}
-    for key, text in options.items():
-        if text is not None:
-            try:
-                overrides[key] = parse_text(key, text)
-            except ValueError as error:
-                raise typer.BadParameter(str(error), param_hint=option_name(key)) from None
-    return load_config(overrides, file, os.environ)
+    try:
+        return cli_engine.make_config(options, file)
+    except UsageError as error:
+        raise bad_option(error) from None
 
 
 def refuse_without_command(context: typer.Context) -> None:
@@ -133,21 +126,6 @@ def refuse_without_command(context: typer.Context) -> None:
     raise typer.Exit(2)
 
 
-def bad_option(error: TreelineError) -> typer.BadParameter:
-    """Turn "field is value: it must be ..." into the same complaint about an option."""
-    field, _, complaint = str(error).partition(" ")
-    return typer.BadParameter(complaint.removeprefix("is "), param_hint=option_name(field))
-
-
-def option_name(field: str) -> str:
-    """Return the option that sets a field."""
-    return "--" + field.replace("_", "-")
-
-
-def load_engine(config: EngineConfig) -> Engine:
-    """Load the models behind a progress bar. Imports torch."""
-    from engine.engine import Engine
-    from engine.terminal import loading_bar
-
-    with loading_bar() as progress:
-        return Engine.load(config, progress)
+def bad_option(error: UsageError) -> typer.BadParameter:
+    """Say it as the command line does."""
+    return typer.BadParameter(error.complaint, param_hint=error.option)

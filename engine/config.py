@@ -21,6 +21,7 @@ DType = Literal["auto", "float32", "float16", "bfloat16"]
 Verification = Literal["keyed", "sequoia"]
 
 ENVIRONMENT_PREFIX = "TREELINE_"
+REACHING = ("url", "api_key", "daemon", "idle_minutes")  # settings that say how an engine is reached, not what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class EngineConfig:
     per pass, None to choose it from measured costs. `verification` at temperature > 0: "keyed" noise (the output does
     not depend on the tree) or "sequoia" (sampling without replacement). `layout`: name of a prompt layout, None to
     choose it from the tokenizer. `threads`: CPU threads, None for all cores.
+
+    The rest says how an engine is reached. `url`: of another server's OpenAI-compatible API, which then takes the place
+    of an engine here, and `api_key`: what it wants to be told. `daemon`: whether one process serves all clients.
+    `idle_minutes`: after which such a process ends, None for never.
     """
 
     model: str = "bundled"
@@ -46,6 +51,10 @@ class EngineConfig:
     verification: Verification = "keyed"
     layout: str | None = None
     threads: int | None = None
+    url: str | None = None
+    api_key: str | None = None
+    daemon: bool = True
+    idle_minutes: int | None = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +155,32 @@ def _integer(minimum: int) -> Setting:
     return Setting(parse, f"an integer of at least {minimum}", number=True)
 
 
-def _or_auto(setting: Setting) -> Setting:
-    """Return the same setting, where "auto" stands for None."""
+def _or_none(setting: Setting, word: str) -> Setting:
+    """Return the same setting, where `word` stands for None."""
 
     def parse(value: object) -> object:
-        return None if value == "auto" else setting.parse(value)
+        return None if value == word else setting.parse(value)
 
-    return Setting(parse, f'{setting.expected}, or "auto"', setting.number)
+    return Setting(parse, f'{setting.expected}, or "{word}"', setting.number)
+
+
+def _or_auto(setting: Setting) -> Setting:
+    return _or_none(setting, "auto")
+
+
+def _url(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+        raise ValueError(value)
+    return value.rstrip("/")
+
+
+def _boolean(value: object) -> object:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.lower() not in words:
+        raise ValueError(value)
+    return words[value.lower()]
 
 
 def _size(value: object) -> object:
@@ -171,6 +199,10 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "verification": _one_of("keyed", "sequoia"),
         "layout": _or_auto(Setting(_name, "the name of a prompt layout")),
         "threads": _or_auto(_integer(1)),
+        "url": _or_none(Setting(_url, "an address such as https://host/v1"), "none"),
+        "api_key": _or_none(Setting(_name, "the key of the server at url"), "none"),
+        "daemon": Setting(_boolean, "true or false"),
+        "idle_minutes": _or_none(_integer(1), "never"),
     }
 )
 

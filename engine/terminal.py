@@ -19,8 +19,10 @@ LoadProgress = Callable[[str, int, int], None]
 class Interrupt:
     """Turns the first Ctrl-C inside `with` into `requested`, so that the engine stops in order; the second raises."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[], None] | None = None) -> None:
+        """`then` is called at the first Ctrl-C, between any two instructions."""
         self._requested = False
+        self._then = then
         self._previous: object = None
 
     def requested(self) -> bool:
@@ -40,6 +42,8 @@ class Interrupt:
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True
+        if self._then:
+            self._then()
 
 
 @contextmanager

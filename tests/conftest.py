@@ -11,6 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TREELINE_DAEMON"] = "false"  # tests of the daemon start their own, in folders of their own
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker threads and forked processes do not mix
 
 # No deadline: how long an example takes depends on what else the machine does. `--hypothesis-profile=explore` draws new

@@ -25,13 +25,30 @@ SEPARATIONS = (
     ("engine.kernels", "engine.model"),
     ("engine.kernels", "engine.speculation"),
     ("engine.kernels", "engine.engine"),
+    ("engine.engine", "engine.server"),
+    ("engine.client", "engine.server"),
+    ("engine.client", "engine.engine"),
 )
 REACHABLE_ALL_THE_SAME = {("engine.request", "engine.errors")}
 
 # The command line and the terminal: everything else in the engine runs where neither typer nor rich is installed.
-SHELL = ("engine.__main__", "engine.cli", "engine.cli_bench", "engine.cli_options", "engine.terminal")
+SHELL = (
+    "engine.__main__",
+    "engine.cli",
+    "engine.cli_bench",
+    "engine.cli_complete",
+    "engine.cli_engine",
+    "engine.cli_exit",
+    "engine.cli_options",
+    "engine.cli_serve",
+    "engine.terminal",
+)
 CORE_THIRD_PARTY = {"torch", "numpy", "safetensors", "tokenizers", "triton"}
 CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2"}  # slow to import: inside functions only
+SERVER = "engine.server"
+SERVER_THIRD_PARTY = {"starlette", "uvicorn", "pydantic"}
+CLIENTS = ("engine.client", "engine.remote")
+CLIENT_THIRD_PARTY_LATE = {"httpx"}  # slow to import, and not always installed
 STANDARD_LIBRARY_ONLY = ("engine", "engine.errors", "engine.request")
 LANGUAGE_SERVER_MAY_USE = "engine.request"
 
@@ -169,8 +186,12 @@ def _third_party(graph: dict[str, list[Import]]) -> Iterator[str]:
             where = f"{name}:{each.line} imports {each.target}"
             if name in STANDARD_LIBRARY_ONLY:
                 yield f"{where}: this module uses the standard library only"
-            elif root in CORE_THIRD_PARTY_LATE and not each.late:
+            elif root in CORE_THIRD_PARTY_LATE | CLIENT_THIRD_PARTY_LATE and not each.late:
                 yield f"{where}: slow to import, so only inside functions"
+            elif root in SERVER_THIRD_PARTY and _within(name, SERVER):
+                continue
+            elif root in CLIENT_THIRD_PARTY_LATE and name in CLIENTS:
+                continue
             elif root not in CORE_THIRD_PARTY | CORE_THIRD_PARTY_LATE:
                 yield f"{where}: the engine's core does not depend on {root}"
 

@@ -29,6 +29,11 @@ PLANTED = [
     ("engine/model/config.py", "device = 'cuda'", "names CUDA"),
     ("engine/config.py", "device = 'cuda:0'", "names CUDA"),
     ("engine/config.py", "def f(torch):\n    return torch.cuda", "names CUDA"),
+    ("engine/model/config.py", "import starlette", "does not depend on starlette"),
+    ("engine/server/app.py", "import httpx", "only inside functions"),
+    ("engine/engine.py", "def f():\n    import engine.server.app", "engine.engine must not depend"),
+    ("engine/client.py", "import httpx", "only inside functions"),
+    ("engine/client.py", "def f():\n    import engine.server.app", "engine.client must not depend"),
     ("lsp_server/server.py", "from engine.helper import anything", "may import engine.request"),
     ("lsp_server/server.py", "from engine import errors", "may import engine.request"),
     ("lsp_server/server.py", "import torch", "runs no model"),
@@ -42,6 +47,8 @@ ALLOWED = [
     ("engine/kernels/cpu.py", "import triton, torch\ntorch.cuda.synchronize()"),
     ("engine/config.py", "DEVICES = ('cpu', 'cuda')\nHELP = 'cpu|cuda'"),
     ("engine/cli.py", "import typer, rich"),
+    ("engine/server/app.py", "import starlette.routing, uvicorn, pydantic\nimport engine.engine"),
+    ("engine/client.py", "def f():\n    import httpx"),
     ("lsp_server/server.py", "from engine.request import CompletionRequest"),
 ]
 
@@ -55,6 +62,10 @@ def house(tmp_path: Path) -> Path:
         "engine/request.py": "",
         "engine/cli.py": "",
         "engine/config.py": "",
+        "engine/engine.py": "",
+        "engine/client.py": "",
+        "engine/server/__init__.py": "",
+        "engine/server/app.py": "",
         "engine/helper.py": "from engine.model import config",
         "engine/kernels/__init__.py": "",
         "engine/kernels/cpu.py": "",
@@ -127,6 +138,12 @@ def test_the_command_line_starts_without_torch() -> None:
     loaded = loaded_by("import engine.cli")
     assert "engine.cli" in loaded
     assert not HEAVY & loaded
+
+
+def test_completing_with_a_warm_daemon_starts_with_next_to_nothing() -> None:
+    loaded = loaded_by("import engine.cli_complete, engine.client")
+    assert "engine.client" in loaded
+    assert not (HEAVY | {"typer", "rich", "pydantic", "starlette", "uvicorn", "httpx", "asyncio"}) & loaded
 
 
 def test_importing_torch_would_be_noticed() -> None:

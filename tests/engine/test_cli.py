@@ -14,15 +14,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import engine
-from engine.cli import Until, main, stop_rules
+from engine.cli import app, main
+from engine.cli_complete import QUICK_OPTIONS, quick, stop_rules
 from engine.config import EngineConfig
 from engine.errors import TreelineError
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats, StopRules
 
 STATS = CompletionStats(120, 100, 6, 2, 3.0, 20, 5.0, 6.0, 30.0, 200.0, 1 << 20)
 PIECES = (("return a ", (1, 2, 3)), ("+ b\n", (4, 5)), ("é\n", (6,)))
+
+
+_SPELLED = (
+    "--max-tokens 9 --deadline-ms 250 --temperature 0.5 --top-p 0.9 --top-k 40 --repetition-penalty 1.1 --seed 3"
+    " --model a/b --drafter none --memory 8GiB --device cpu --dtype float32 --budget 32 --verification sequoia"
+    " --layout plain --threads 2 --no-speculation --no-daemon --stop END --stop \n\n --until line"
+)
+EVERY_OPTION = _SPELLED.split(" ")
 
 
 class ScriptedEngine:
@@ -53,7 +63,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedEngine:
         fake.config = config
         return fake
 
-    monkeypatch.setattr("engine.cli_options.load_engine", load)
+    monkeypatch.setattr("engine.cli_engine.load_engine", load)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     return fake
 
@@ -114,20 +124,15 @@ def test_stats_are_one_line_on_standard_error(source: Path, capfd: pytest.Captur
 
 
 def test_every_option_reaches_the_engine(scripted: ScriptedEngine, source: Path) -> None:
-    options = (
-        "--max-tokens 9 --deadline-ms 250 --temperature 0.5 --top-p 0.9 --top-k 40 --repetition-penalty 1.1 --seed 3"
-    )
-    models = "--model a/b --drafter none --memory 8GiB --device cpu --dtype float32 --budget 32 --verification sequoia"
-    others = "--layout plain --threads 2 --no-speculation --no-daemon --stop END --stop \n\n --until line"
-    arguments = [*f"{options} {models}".split(), *others.split(" ")]
-    assert main(["complete", str(source), *arguments]) == 0
+    assert main(["complete", str(source), *EVERY_OPTION]) == 0
     request = asked(scripted)
     assert (request.max_tokens, request.deadline_ms, request.budget, request.speculation) == (9, 250, 32, False)
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 40)
     assert (sampling.repetition_penalty, sampling.seed) == (1.1, 3)
     assert request.stop == StopRules(("END", "\n\n"), end_of_line=True)
-    assert scripted.config == EngineConfig("a/b", "none", "cpu", "float32", 8 << 30, None, 32, "sequoia", "plain", 2)
+    expected = EngineConfig("a/b", "none", "cpu", "float32", 8 << 30, None, 32, "sequoia", "plain", 2, daemon=False)
+    assert scripted.config == expected
 
 
 def test_settings_come_from_the_file_and_the_environment(
@@ -137,7 +142,7 @@ def test_settings_come_from_the_file_and_the_environment(
     file.write_text('model = "from/file"\nbudget = 4\n')
     monkeypatch.setenv("TREELINE_THREADS", "3")
     assert main(["complete", str(source), "--config", str(file), "--budget", "auto"]) == 0
-    assert scripted.config == EngineConfig(model="from/file", threads=3)
+    assert scripted.config == EngineConfig(model="from/file", threads=3, daemon=False)
     assert asked(scripted).budget is None
 
 
@@ -185,14 +190,14 @@ def test_ctrl_c_stops_the_engine_and_says_so(
     ("prefix", "until", "rules"),
     [
         ("x = ", None, StopRules()),
-        ("x = ", Until.LINE, StopRules(end_of_line=True)),
-        ("class A:\n    def f(self):", Until.BLOCK, StopRules(min_indent=5)),
-        ("class A:\n    def f(self):\n        x = 1\n        ", Until.BLOCK, StopRules(min_indent=8)),
-        ("if x:\n\ty = ", Until.BLOCK, StopRules(min_indent=8)),
-        ("", Until.BLOCK, StopRules(min_indent=0)),
+        ("x = ", "line", StopRules(end_of_line=True)),
+        ("class A:\n    def f(self):", "block", StopRules(min_indent=5)),
+        ("class A:\n    def f(self):\n        x = 1\n        ", "block", StopRules(min_indent=8)),
+        ("if x:\n\ty = ", "block", StopRules(min_indent=8)),
+        ("", "block", StopRules(min_indent=0)),
     ],
 )
-def test_until_is_a_stop_rule(prefix: str, until: Until | None, rules: StopRules) -> None:
+def test_until_is_a_stop_rule(prefix: str, until: str | None, rules: StopRules) -> None:
     assert stop_rules(prefix, until, ()) == rules
 
 
@@ -309,7 +314,7 @@ def test_what_goes_wrong_inside_is_one_line_too(
     def load(_: EngineConfig) -> None:
         raise error
 
-    monkeypatch.setattr("engine.cli_options.load_engine", load)
+    monkeypatch.setattr("engine.cli_engine.load_engine", load)
     assert main(["complete", str(source)]) == status
     printed = capfd.readouterr()
     assert printed.out == ""
@@ -361,3 +366,53 @@ def test_help_shows_every_option_of_the_contract(
     for option in [*contract.split(), "memory", "device", "config", "cursor"]:
         assert f"--{option}" in text
     assert "Examples" in text
+
+
+# --- the quick way, which parses without typer
+
+QUICK = [
+    EVERY_OPTION,
+    ["--line", "2", "--column=5", "--json"],
+    ["--cursor", "7", "--stats"],
+    ["--stdin-filename", "a.rs"],
+]
+
+
+@pytest.mark.parametrize("arguments", QUICK)
+def test_the_quick_way_is_the_full_one(
+    scripted: ScriptedEngine, source: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    found: list[object] = []
+    for run in (main, lambda words: quick(words[1:])):
+        assert run(["complete", str(source), *arguments]) == 0
+        found.append((scripted.config, scripted.request, capfd.readouterr()))
+    assert found[0] == found[1]
+
+
+def test_the_quick_way_knows_every_option() -> None:
+    command = get_command(app).commands["complete"]  # type: ignore[attr-defined]
+    declared = {name for option in command.params for name in option.opts if name.startswith("--")}
+    assert declared == QUICK_OPTIONS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "--help",
+        "a.py b.py",
+        "a.py --lime 3",
+        "a.py --line",
+        "a.py --line 0",
+        "a.py --line x",
+        "a.py --json=1",
+        "a.py -x",
+    ],
+)
+def test_the_quick_way_leaves_mistakes_to_the_full_one(arguments: str) -> None:
+    assert quick(arguments.split()) is None
+
+
+def test_the_quick_way_leaves_bad_values_to_the_full_one(source: Path) -> None:
+    for bad in (["--temperature", "-1"], ["--column", "2"], ["--threads", "none"], ["--stop", ""]):
+        assert quick([str(source), *bad]) is None

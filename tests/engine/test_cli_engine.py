@@ -117,7 +117,7 @@ module.Engine.complete = press
 @pytest.mark.parametrize(
     ("press", "decoded"),
     [
-        (PRESS_AT_IMPORT.format(module="typer"), False),
+        (PRESS_AT_IMPORT.format(module="tomllib"), False),
         (PRESS_AT_IMPORT.format(module="torch"), False),
         (PRESS_WHILE_LOADING, False),
         (PRESS_WHILE_DECODING, True),

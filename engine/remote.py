@@ -1,0 +1,151 @@
+"""A client of somebody else's OpenAI-compatible server, in place of an engine on this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from engine.config import EngineConfig
+from engine.errors import TreelineError
+from engine.request import CompletionChunk, CompletionRequest
+from engine.wire import error_of
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 120.0  # between two pieces: the model there may have to be loaded first
+
+
+class RemoteClient:
+    """Asks the server at `config.url`. Its chunks carry no tokens and no statistics: such servers tell neither."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """`config.model` is the name that the server knows; "bundled", the default, stands for its first model.
+
+        Raises TreelineError where httpx is missing.
+        """
+        if config.url is None:
+            raise ValueError("config.url is not set")
+        try:
+            import httpx
+        except ImportError:
+            raise TreelineError("a server at a url needs the extra `server`: pip install 'treeline[server]'") from None
+        self._url = config.url
+        self._model = None if config.model == "bundled" else config.model
+        headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        self._http = httpx.Client(headers=headers, timeout=timeout)
+        self._response: httpx.Response | None = None
+        self._cancelled = False
+
+    def stream(self, request: CompletionRequest) -> Generator[CompletionChunk]:
+        """Yield text as it comes. Raises TreelineError saying what the server did wrong, or what it wants."""
+        import httpx
+
+        from engine.sequence import Sequence
+
+        self._cancelled = False
+        pieces: list[bytes] = []  # each takes the place of a token: the rules where a text ends are the engine's
+        output = Sequence((), pieces.__getitem__, stop=request.stop, stop_ids=(), max_tokens=2**31)
+        reason: str | None = None
+        try:
+            for piece, end in self._pieces(request):
+                reason = end or reason
+                pieces.append(piece.encode())
+                text = output.push(len(pieces) - 1)
+                if output.finish_reason is not None:
+                    break
+                yield CompletionChunk(text, ())
+        except httpx.HTTPError as error:
+            if not self._cancelled:
+                raise TreelineError(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from None
+        ending = "" if output.finish_reason else output.finish("length" if reason == "length" else "stop")
+        yield CompletionChunk(ending, (), "cancelled" if self._cancelled else output.finish_reason)
+
+    def cancel(self) -> None:
+        """End the stream in progress: its last chunk says "cancelled". Safe from a signal handler."""
+        self._cancelled = True
+        if self._response is not None:
+            network = self._response.extensions.get("network_stream")
+            connected = network.get_extra_info("socket") if network is not None else None
+            if isinstance(connected, socket.socket):
+                connected.shutdown(socket.SHUT_RDWR)
+
+    def _pieces(self, request: CompletionRequest) -> Iterator[tuple[str, str | None]]:
+        """Yield pieces of text, and with the last one why there are no more."""
+        path, body = _body(request)
+        body["model"] = self._model or self._first_model()
+        with self._http.stream("POST", f"{self._url}/{path}", json=body) as response:
+            self._response = response
+            if response.status_code != 200:
+                raise self._refusal(response.status_code, response.read())
+            events = 0
+            for line in response.iter_lines():
+                if line.startswith("data:") and line[5:].strip() != "[DONE]":
+                    events += 1
+                    yield self._event(line[5:])
+            if not events:
+                raise self._strange()
+        self._response = None
+
+    def _event(self, data: str) -> tuple[str, str | None]:
+        try:
+            value = cast("dict[str, Any]", json.loads(data))
+            if "error" in value:
+                raise TreelineError(f"{self._url} failed: {error_of(data.encode(), 500)[0]}")
+            if not value["choices"]:
+                return "", None  # the usage
+            choice = value["choices"][0]
+            text = choice["delta"].get("content") if "delta" in choice else choice["text"]
+            return text or "", choice.get("finish_reason")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise self._strange() from None
+
+    def _first_model(self) -> str:
+        response = self._http.get(f"{self._url}/models")
+        if response.status_code != 200:
+            raise self._refusal(response.status_code, response.content)
+        try:
+            self._model = str(response.json()["data"][0]["id"])
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise self._strange() from None
+        return self._model
+
+    def _refusal(self, status: int, body: bytes) -> TreelineError:
+        message, _ = error_of(body, status)
+        if status in (401, 403):
+            return TreelineError(f"{self._url} refuses the key ({message}): set api_key, or TREELINE_API_KEY")
+        if status == 404:
+            return TreelineError(f"{self._url} does not know this request ({message}): is it an OpenAI-compatible API?")
+        if status == 429:
+            return TreelineError(f"{self._url} has too much to do ({message}): ask again later")
+        return TreelineError(f"{self._url} failed: {message}")
+
+    def _strange(self) -> TreelineError:
+        return TreelineError(
+            f"{self._url} does not answer as an OpenAI-compatible API: check url, which often ends in /v1"
+        )
+
+
+def _body(request: CompletionRequest) -> tuple[str, dict[str, Any]]:
+    """Return the endpoint and what it takes. Other files go before the prefix."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "max_tokens": request.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "stream": True,
+    }
+    if request.stop.strings:
+        body["stop"] = list(request.stop.strings)
+    if request.messages:
+        body["messages"] = [{"role": turn.role, "content": turn.content} for turn in request.messages]
+        return "chat/completions", body
+    body["prompt"] = "".join(f"{file.text}\n" for file in request.context) + request.prefix
+    if request.suffix.strip():
+        body["suffix"] = request.suffix
+    return "completions", body

@@ -31,7 +31,7 @@ def decode_chunk(line: bytes) -> CompletionChunk:
             CompletionStats(**stats) if stats else None,
             tuple(_logprob(each) for each in value.get("logprobs", ())),
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise TreelineError("the engine's answer cannot be read: is it another program that listens there?") from None
 
 

@@ -188,12 +188,14 @@ def _third_party(graph: dict[str, list[Import]]) -> Iterator[str]:
                 yield f"{where}: this module uses the standard library only"
             elif root in CORE_THIRD_PARTY_LATE | CLIENT_THIRD_PARTY_LATE and not each.late:
                 yield f"{where}: slow to import, so only inside functions"
-            elif root in SERVER_THIRD_PARTY and _within(name, SERVER):
-                continue
-            elif root in CLIENT_THIRD_PARTY_LATE and name in CLIENTS:
-                continue
-            elif root not in CORE_THIRD_PARTY | CORE_THIRD_PARTY_LATE:
+            elif root not in CORE_THIRD_PARTY | CORE_THIRD_PARTY_LATE | _granted(name):
                 yield f"{where}: the engine's core does not depend on {root}"
+
+
+def _granted(name: str) -> set[str]:
+    if name in CLIENTS:
+        return CLIENT_THIRD_PARTY_LATE
+    return SERVER_THIRD_PARTY if _within(name, SERVER) else set()
 
 
 def _language_server(graph: dict[str, list[Import]]) -> Iterator[str]:

@@ -65,7 +65,8 @@ def parse(model: type[Body], raw: bytes) -> Body:
     try:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        first = max(found, key=lambda each: len(each["loc"]))  # the closest of a union's branches
         if first["type"] == "json_invalid":
             raise ApiError(400, f"the body is not JSON: {first['msg']}", code="invalid_json") from None
         place = _place(first["loc"])

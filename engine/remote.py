@@ -57,13 +57,14 @@ class RemoteClient:
                 pieces.append(piece.encode())
                 text = output.push(len(pieces) - 1)
                 if output.finish_reason is not None:
-                    break
+                    yield CompletionChunk(text, (), output.finish_reason)
+                    return
                 yield CompletionChunk(text, ())
         except httpx.HTTPError as error:
             if not self._cancelled:
                 raise TreelineError(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from None
-        ending = "" if output.finish_reason else output.finish("length" if reason == "length" else "stop")
-        yield CompletionChunk(ending, (), "cancelled" if self._cancelled else output.finish_reason)
+        end = "cancelled" if self._cancelled else "length" if reason == "length" else "stop"
+        yield CompletionChunk(output.finish(end), (), end)
 
     def cancel(self) -> None:
         """End the stream in progress: its last chunk says "cancelled". Safe from a signal handler."""

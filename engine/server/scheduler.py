@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -54,12 +54,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far loading is. Layers of the model that `phase` names; `error` says why it failed."""
+    """How far loading is: layers of the model that `phase` names, and its bytes, taken to be the same for all layers.
+
+    `error` says why it failed.
+    """
 
     state: State = "loading"
     phase: str = ""
     done: int = 0
     total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
     error: str = ""
 
 
@@ -96,9 +101,12 @@ class Scheduler:
     suspended between passes while completions run. A warming job, which only fills caches, gives way to anything.
     """
 
-    def __init__(self, load: Callable[[LoadProgress], Completer], metrics: Metrics) -> None:
-        """`load` is called in the engine's thread, with a callback for its progress."""
+    def __init__(
+        self, load: Callable[[LoadProgress], Completer], metrics: Metrics, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        """`load` is called in the engine's thread, with a callback for its progress. `sizes`: bytes of its phases."""
         self._load = load
+        self._sizes = sizes or {}
         self._metrics = metrics
         self._condition = threading.Condition()
         self._waiting: list[Job] = []
@@ -181,7 +189,8 @@ class Scheduler:
     def _report(self, phase: str, done: int, total: int) -> None:
         if self._progress.state == "stopped":
             raise Cancelled
-        self._progress = Progress("loading", phase, done, total)
+        size = self._sizes.get(phase, 0)
+        self._progress = Progress("loading", phase, done, total, size * done // total if total else 0, size)
 
     def _fail(self, message: str) -> None:
         logger.error("loading failed: %s", message)

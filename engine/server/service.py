@@ -13,6 +13,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.config import EngineConfig
+from engine.errors import TreelineError
+from engine.hub import resolve_pair
 from engine.server.app import Service, create_app
 from engine.server.metrics import Metrics
 from engine.server.scheduler import Completer, LoadProgress, Scheduler
@@ -41,7 +43,7 @@ def _allow_connections() -> None:
 
 async def _serve(config: EngineConfig, sockets: list[socket.socket], token: str, idle_seconds: float | None) -> str:
     metrics = Metrics()
-    scheduler = Scheduler(lambda progress: _load(config, progress), metrics)
+    scheduler = Scheduler(lambda progress: _load(config, progress), metrics, _sizes(config))
     server = _Server(scheduler, create_app(Service(scheduler, metrics, model_name(config)), token))
     scheduler.start()
     watch = asyncio.create_task(_end_when_idle(server, scheduler, idle_seconds))
@@ -57,6 +59,20 @@ def _load(config: EngineConfig, progress: LoadProgress) -> Completer:
     from engine.engine import Engine  # imports torch: in the engine's thread, while the API answers already
 
     return Engine.load(config, progress)
+
+
+def _sizes(config: EngineConfig) -> dict[str, int]:
+    """Return the bytes of the weights of each phase of loading; none for what cannot be found, as loading will say."""
+    try:
+        pair = resolve_pair(config)
+    except TreelineError:
+        return {}
+    folders = {"target": pair.target, "drafter": pair.drafter}
+    return {
+        phase: sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        for phase, folder in folders.items()
+        if folder is not None
+    }
 
 
 def model_name(config: EngineConfig) -> str:

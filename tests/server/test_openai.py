@@ -62,6 +62,7 @@ def test_a_stream_is_the_same_in_pieces(client: OpenAI, engine: Engine) -> None:
     assert len(pieces) > 2
     assert [piece.choices[0].finish_reason for piece in pieces if piece.choices[0].finish_reason] == ["length"]
     assert usage.choices == []
+    assert usage.usage
     assert usage.usage.completion_tokens == 32
     assert all(piece.usage is None for piece in pieces)
     assert len({chunk.id for chunk in chunks}) == 1

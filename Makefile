@@ -27,7 +27,7 @@ help: ## list the targets
 
 complete: $(VENV)/.runtime ## complete FILE at LINE and COLUMN with the bundled pair
 	@echo "Completing $(FILE) at line $(LINE), column $(COLUMN):"
-	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --until block --stats
+	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --until block --stats --no-daemon
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -58,7 +58,7 @@ constraints: ## resolve all dependencies anew and rewrite constraints.txt
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	grep -E '^(torch|triton)==' constraints.txt > "$$fresh/kept.txt"; \
 	$(PYTHON) -m venv "$$fresh/venv"; \
-	"$$fresh/venv/bin/python" -m pip install -qq --constraint "$$fresh/kept.txt" '.[dev,quantize]' setuptools; \
+	"$$fresh/venv/bin/python" -m pip install -qq --constraint "$$fresh/kept.txt" '.[dev,quantize,server]' setuptools; \
 	{ grep '^#' constraints.txt; \
 	  "$$fresh/venv/bin/python" -m pip freeze --all | grep -Ev '^(pip|treeline)\b' | sed 's/+cpu$$//' | sort -f; } > "$$fresh/new.txt"; \
 	cp "$$fresh/new.txt" constraints.txt
@@ -75,9 +75,9 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Treeline and PyTorch into $(VENV): 1.2 GB, a minute on an idle machine ..."
-	@SECONDS=0; $(PIP) --editable .; touch $@; echo "Installed in $$SECONDS s."
+	@SECONDS=0; $(PIP) --editable '.[server]'; touch $@; echo "Installed in $$SECONDS s."
 
 # AutoAWQ asks for Triton, a gigabyte that only a GPU uses: what it imports on a CPU is in the dev extra.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Installing the development tools into $(VENV): 0.5 GB ..."
-	@SECONDS=0; $(PIP) --editable '.[dev]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."
+	@SECONDS=0; $(PIP) --editable '.[dev,server]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."

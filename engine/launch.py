@@ -107,7 +107,7 @@ def ensure(config: EngineConfig, environment: Mapping[str, str]) -> Address:
         if time.monotonic() > late:
             raise TreelineError(f"the engine did not start within {START_SECONDS:.0f} s: see {files.log}")
         if started is None or started.ended(files):
-            started = _Start(config, environment)
+            started = _Start(config, dict(environment) | {"TREELINE_RUNTIME_DIR": str(files.directory.resolve())})
         time.sleep(_POLL_SECONDS)
 
 
@@ -122,7 +122,7 @@ class _Start:
         root = str(Path(__file__).resolve().parents[1])
         launcher = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, root, given],
-            env=dict(environment),
+            env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from typing import NoReturn
 from engine import __version__
 from engine.config import EngineConfig
 from engine.errors import TreelineError
-from engine.runtime import DaemonFiles, daemon_files
+from engine.runtime import DaemonFiles, absolute, daemon_files
 
 LOG_BYTES = 2**20  # of a log file, before it makes room for the next
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -68,7 +68,8 @@ def serve(options: ServeOptions, listening: Callable[[str], None]) -> None:
 
     Raises AlreadyRunning, and TreelineError for an address that cannot be had or a model that cannot be loaded.
     """
-    files = daemon_files(options.config, os.environ)
+    config = absolute(options.config)
+    files = daemon_files(config, os.environ)
     with _locked(files), contextlib.ExitStack() as stack:
         stack.enter_context(_log_to(files))
         token = options.token or secrets.token_urlsafe(32)
@@ -76,13 +77,13 @@ def serve(options: ServeOptions, listening: Callable[[str], None]) -> None:
         stack.callback(_remove, files)
         if options.host is not None and options.port is not None:
             sockets.append(listen(options.host, options.port))
-        _write_address(files, options.config, sockets[0], token)
+        _write_address(files, config, sockets[0], token)
         where = " and ".join(_spelled(each) for each in sockets)
-        logger.info("Treeline %s, process %d, serves %s at %s", __version__, os.getpid(), options.config.model, where)
+        logger.info("Treeline %s, process %d, serves %s at %s", __version__, os.getpid(), config.model, where)
         listening(where)
         from engine.server.service import run  # slow to import, and clients wait to be let in
 
-        error = run(options.config, sockets, token, options.idle_seconds)
+        error = run(config, sockets, token, options.idle_seconds)
         logger.info("ended")
     if error:
         raise TreelineError(error)

@@ -111,7 +111,7 @@ class Scheduler:
         self._condition = threading.Condition()
         self._waiting: list[Job] = []
         self._running: Job | None = None
-        self._progress = Progress()
+        self._progress = Progress(phase="starting", bytes_total=sum(self._sizes.values()))
         self._context = 0
         self._idle_since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

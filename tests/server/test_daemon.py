@@ -79,11 +79,7 @@ def test_killed_in_mid_stream_the_next_request_is_answered(environment: dict[str
             list(stream)
         assert first.files.socket.exists()  # it had no time to tidy up
         assert client.complete(SHORT).finish_reason == "length"
-        second = only_one(environment)
-        assert second.pid != first.pid
-        os.kill(second.pid, signal.SIGKILL)
-        assert gone(second.pid)
-        assert client.complete(SHORT).finish_reason == "length"  # on a connection that had been used
+        assert only_one(environment).pid != first.pid
 
 
 def test_told_to_stop_it_ends_what_it_was_answering(environment: dict[str, str]) -> None:
@@ -128,7 +124,7 @@ def test_idle_it_ends(environment: dict[str, str]) -> None:
         assert client.complete(SHORT).finish_reason == "length"
         pid = next(iter(running(environment))).pid
         assert gone(pid)
-        assert client.complete(SHORT).finish_reason == "length"
+        assert client.complete(SHORT).finish_reason == "length"  # its connection was to the one that is gone
 
 
 def test_a_path_too_long_for_a_socket_gets_a_port_and_a_token(tmp_path: Path) -> None:
@@ -164,8 +160,7 @@ def test_a_daemon_of_another_version_is_replaced_when_it_is_idle(environment: di
     old = other_version(environment)
     with Client(environment=environment) as client:
         address = ensure(CONFIG, environment)
-        while (health := ask_health(address)) and health["status"] == "loading":
-            time.sleep(0.05)
+        health = ask_health(address)
         assert health
         assert health["version"] == "0.0.1"
         assert client.complete(SHORT).finish_reason == "length"
@@ -311,3 +306,11 @@ def test_a_port_needs_a_token_and_must_be_free(tmp_path: Path) -> None:
         assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
         assert "choose another" in done.stderr
     assert treeline(environment, "serve", "--host", "127.0.0.1").returncode == 2
+
+
+def test_a_relative_runtime_folder_is_the_clients(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ensure(CONFIG, environment | {"TREELINE_RUNTIME_DIR": "run"})
+    assert only_one(environment).files.directory == tmp_path / "run"

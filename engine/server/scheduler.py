@@ -175,16 +175,19 @@ class Scheduler:
         except Cancelled:
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, clients are told
-            self._fail(_failure(error).message)
+            self._fail(error)
             return
         self._context = engine.context
         with self._condition:
             if self._progress.state == "loading":
                 self._progress = Progress("ready")
             self._idle_since = time.monotonic()
-        while (job := self._next()) is not None:
-            self._work(engine, job)
-            del job
+        try:
+            while (job := self._next()) is not None:
+                self._work(engine, job)
+                del job
+        except Exception as error:  # noqa: BLE001 - it did not recover from a failure: better none than a broken one
+            self._fail(error)
 
     def _report(self, phase: str, done: int, total: int) -> None:
         if self._progress.state == "stopped":
@@ -192,11 +195,14 @@ class Scheduler:
         size = self._sizes.get(phase, 0)
         self._progress = Progress("loading", phase, done, total, size * done // total if total else 0, size)
 
-    def _fail(self, message: str) -> None:
-        logger.error("loading failed: %s", message)
+    def _fail(self, error: Exception) -> None:
+        """Give up: there is no engine, or no more. The process around this ends, and the next client starts another."""
+        message = _failure(error).message
+        logger.error("no engine: %s", message, exc_info=None if isinstance(error, TreelineError) else error)
         with self._condition:
             self._progress = Progress("failed", error=message)
             self._idle_since = time.monotonic()
+            self._running = None
             waiting, self._waiting = self._waiting, []
         for job in waiting:
             job.deliver(Failure(message, "internal"))

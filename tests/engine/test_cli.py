@@ -416,3 +416,12 @@ def test_the_quick_way_leaves_mistakes_to_the_full_one(arguments: str) -> None:
 def test_the_quick_way_leaves_bad_values_to_the_full_one(source: Path) -> None:
     for bad in (["--temperature", "-1"], ["--column", "2"], ["--threads", "none"], ["--stop", ""]):
         assert quick([str(source), *bad]) is None
+
+
+def test_where_nothing_can_be_served_the_engine_is_loaded_here(
+    scripted: ScriptedEngine, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREELINE_DAEMON", "true")
+    monkeypatch.setattr("engine.cli_engine.can_serve", lambda: False)
+    assert main(["complete", str(source)]) == 0
+    assert asked(scripted).prefix

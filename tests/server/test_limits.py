@@ -202,7 +202,7 @@ def test_no_generated_request_makes_the_server_fail(server: Served, mode: Genera
             continue  # they take nothing
 
         @settings(
-            max_examples=12, database=None, suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much)
+            max_examples=8, database=None, suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much)
         )
         @given(case=operation.as_strategy(mode))
         def check(case: schemathesis.Case) -> None:

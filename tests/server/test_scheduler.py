@@ -265,3 +265,18 @@ def test_metrics_count_what_happened(scheduler: Scheduler, engine: Engine, metri
     assert 'treeline_first_token_seconds_bucket{le="0.01"} 2' in lines
     assert "treeline_queue_seconds_count 3" in lines
     assert "treeline_waiting 0" in lines
+
+
+def test_an_engine_that_does_not_recover_is_given_up(scheduler: Scheduler, engine: Engine) -> None:
+    def reset() -> None:
+        raise MemoryError
+
+    engine.reset = reset  # type: ignore[method-assign]
+    engine.allowed.release(100)
+    failing, waiting = Asked("broken"), Asked("waiting", "warming")
+    scheduler.submit(failing.job, waiting.job)
+    assert isinstance(failing.ending(), Failure)
+    assert isinstance(waiting.ending(), Failure)
+    scheduler.join(30)
+    assert scheduler.progress.state == "failed"
+    assert not scheduler.busy

@@ -31,6 +31,8 @@ from engine.launch import Address, Connection, ensure
 from engine.model.config import ModelConfig
 from engine.request import CompletionRequest, SamplingParams, StopRules
 
+KEYSTROKES = 10  # typed at a place before the next
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -98,12 +100,13 @@ def process(variables: Mapping[str, str], file: Path, *options: str) -> float:
 
 
 def typed(text: str, rounds: int, chance: random.Random) -> list[CompletionRequest]:
-    """Keystrokes at random places: two requests each, of which the second adds a character."""
+    """Keystrokes: at each of several random places, KEYSTROKES characters one after another."""
     requests: list[CompletionRequest] = []
     while len(requests) < rounds:
         offset = chance.randrange(1, len(text))
-        for end in (offset, offset + 1):
-            requests.append(CompletionRequest(text[:end], text[end:], path="a.py", language="python", max_tokens=16))
+        for end in range(offset, offset + KEYSTROKES):
+            request = CompletionRequest(text[:end], text[offset + KEYSTROKES :], path="a.py", language="python")
+            requests.append(replace(request, max_tokens=16))
     return requests[:rounds]
 
 

@@ -7,7 +7,7 @@ and a tree of guesses are the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -142,7 +142,7 @@ class Transformer:
 
     config: ModelConfig
     embedding: Tensor  # [vocab, hidden]
-    layers: Sequence[Layer]
+    layers: Iterable[Layer]
     norm: Tensor
     head: Projection
     rope: Tensor  # [2, max_position_embeddings, head_dim / 2] cos and sin

@@ -305,8 +305,8 @@ def _load_within(
     memory = config.memory or 0
     if device.type != "cpu" or config.dtype != "auto":
         raise TreelineError(
-            f"the models and their caches need more than the {memory / 2**20:.0f} MiB that memory allows, and weights are"
-            " streamed on the CPU with dtype auto only: allow more, or choose a smaller model or context_length"
+            f"the models and their caches need more than the {memory / 2**20:.0f} MiB that memory allows, and weights"
+            " are streamed on the CPU with dtype auto only: allow more, or choose a smaller model or context_length"
         )
     loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress)
     return loaded.target, loaded.drafter

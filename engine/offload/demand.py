@@ -16,8 +16,7 @@ from engine.offload.blob import BlobLayout
 from engine.offload.store import HEAD, StoreLayout
 
 PREFILL_ROWS = 512  # of a pass that reads the prompt
-TREE_ROWS = 512  # positions of the KV cache beyond the context
-LOGIT_ROWS = 128  # nodes of a tree whose logits are looked at together
+TREE_ROWS = 72  # of a pass that checks a tree: positions of the KV cache beyond the context, and rows of logits
 COMMON_TOKENS = 4096  # rows of the embedding that text of one kind touches
 PROCESS = 260 * 2**20  # an interpreter with torch and a small tokenizer, measured on Linux with torch 2.13
 PER_TOKEN_OF_VOCABULARY = 1200  # bytes of the tokenizer and of the table of its tokens
@@ -34,16 +33,19 @@ class Demand:
     extra_tokens: int = TREE_ROWS
 
 
-def cpu_demand(config: ModelConfig, drafter: ModelConfig | None, process: int | None = None) -> Demand:
+def cpu_demand(
+    config: ModelConfig, drafter: ModelConfig | None, process: int | None = None, drafter_held: bool = False
+) -> Demand:
     """Of a target of shape `config` computed by the CPU's integer kernels.
 
-    `process`: bytes that the process holds already, the tokenizer and the drafter included; None to estimate them.
+    `process`: bytes that the process holds before the target is loaded, the tokenizer included, and the drafter if
+    `drafter_held`; None to estimate them.
     """
     layout = StoreLayout(config, "float16")
     row = 2 * config.hidden_size
-    held = (("process", process),) if process else _process(config, drafter)
     fixed = (
-        *held,
+        ("process", process or PROCESS + PER_TOKEN_OF_VOCABULARY * config.vocab_size),
+        ("drafter", _packed_bytes(drafter) if drafter and not drafter_held else 0),
         ("output projection", layout.sizes[HEAD]),
         ("embedding rows in use", min(config.vocab_size, COMMON_TOKENS) * max(row, 4096)),
         ("activations", _activations(config)),
@@ -80,20 +82,17 @@ def layer_parameters(config: ModelConfig) -> int:
     return config.hidden_size * (heads * config.head_dim + 3 * config.intermediate_size)
 
 
-def _process(config: ModelConfig, drafter: ModelConfig | None) -> tuple[tuple[str, int], ...]:
-    process = PROCESS + PER_TOKEN_OF_VOCABULARY * config.vocab_size
-    if drafter is None:
-        return (("process", process),)
+def _packed_bytes(drafter: ModelConfig) -> int:
+    """What a drafter's weights take when they are packed; its embedding stays in the file."""
     layers = sum(BlobLayout.of(drafter, index).size for index in range(drafter.num_hidden_layers))
-    head = block_bytes(dense_shape(draft_outputs(drafter.vocab_size), drafter.hidden_size))
-    return ("process", process), ("drafter", layers + head)
+    return layers + block_bytes(dense_shape(draft_outputs(drafter.vocab_size), drafter.hidden_size))
 
 
 def _activations(config: ModelConfig) -> int:
     hidden, context = config.hidden_size, config.num_attention_heads * config.head_dim
     qkv = context + 2 * config.num_key_value_heads * config.head_dim
     row = 10 * hidden + 4 * qkv + 4 * context + (hidden + context + config.intermediate_size) * 9 // 8
-    return PREFILL_ROWS * row + 2 * LOGIT_ROWS * 4 * config.vocab_size
+    return PREFILL_ROWS * row + TREE_ROWS * 4 * config.vocab_size
 
 
 def _cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

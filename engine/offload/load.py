@@ -42,16 +42,18 @@ def load_within(
     """
     shape = ModelConfig.load(target)
     draft_shape = ModelConfig.load(drafter) if drafter else None
-    tokens = context or choose_context(cpu_demand(shape, draft_shape), memory, shape.max_position_embeddings)
-    # before anything is repacked: too little memory should be known in the first second
-    make_plan(cpu_demand(shape, draft_shape), memory, tokens, shape.max_position_embeddings)
+    most = shape.max_position_embeddings
+    demand = cpu_demand(shape, draft_shape, resident_bytes())
+    tokens = context or choose_context(demand, memory, most)
+    make_plan(demand, memory, tokens, most)  # too little memory should be known before anything is repacked
     store = open_store(target, progress)
     draft = None
     if drafter:
         draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), _layers(progress, "drafter"))
         # mapped anew: the pages of the weights that were packed meanwhile are given back
         draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
-    plan = make_plan(cpu_demand(shape, draft_shape, resident_bytes()), memory, tokens, shape.max_position_embeddings)
+    demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
+    plan = make_plan(demand, memory, tokens, most)
     logger.info("%d of %d layers resident, %d streamed", len(plan.resident), len(plan.layers), len(plan.streamed))
     return Loaded(load_planned(store, plan, progress), draft, plan)
 

@@ -22,6 +22,7 @@ from engine.kernels.device import pick_device
 from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
+from engine.offload.demand import resident_bytes
 from engine.offload.load import load_within
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
@@ -293,10 +294,12 @@ def _peak_rss() -> int:
 
 
 def _fits(config: EngineConfig, pair: Pair) -> bool:
-    """Whether the pair can be held whole: its files and its caches for the longest context."""
+    """Whether the pair can be held whole: its files and its caches for the longest context, beside what is held now."""
+    if config.memory is None:
+        return True
     directories = [directory for directory in (pair.target, pair.drafter) if directory]
     needed = sum(footprint(directory, config.context_length) for directory in directories)
-    return config.memory is None or needed <= config.memory
+    return resident_bytes() + needed <= config.memory
 
 
 def _load_within(

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from engine.errors import TreelineError
 from engine.model.config import ModelConfig
 from engine.model.loader import LoadOptions, load_transformer, rope_table
 from engine.model.transformer import FusedLayer, Layer, Transformer
 from engine.model.weights import Checkpoint
 from engine.offload.demand import cpu_demand, resident_bytes
 from engine.offload.planner import Plan, choose_context, make_plan
-from engine.offload.repack import EMBEDDING_TENSOR, open_store
+from engine.offload.repack import EMBEDDING_TENSOR, obstacle, open_store
 from engine.offload.store import Store
 from engine.offload.stream import StreamedLayers
 
@@ -41,6 +42,11 @@ def load_within(
     what is enough) or the target cannot be streamed.
     """
     shape = ModelConfig.load(target)
+    if reason := obstacle(shape):
+        raise TreelineError(
+            f"{target} and its caches need more than the {memory / 2**20:.0f} MiB that memory allows, and cannot be"
+            f" streamed: {reason}; allow more, or choose a smaller model or context_length"
+        )
     draft_shape = ModelConfig.load(drafter) if drafter else None
     most = shape.max_position_embeddings
     demand = cpu_demand(shape, draft_shape, resident_bytes())

@@ -116,7 +116,7 @@ class Ring:
                 self.bytes_read += size
                 self._left[number] -= error is None
                 self._error = self._error or error
-                if error or not self._left[number] or self._paused:
+                if self._error or not self._left[number] or self._paused:
                     self._done.notify_all()
 
     def _claim(self) -> tuple[int, int] | None:
@@ -145,7 +145,7 @@ class StreamedLayers:
     def __init__(self, store: Store, resident: Mapping[int, Layer], slots: int) -> None:
         """Stream the layers of `store` that are not `resident`, at least one. Raises TreelineError (memory)."""
         self.trace: Trace | None = None
-        self._store = store
+        self.store = store
         self._resident = resident
         self._passes = 0
         layouts = store.layout.layers
@@ -158,7 +158,7 @@ class StreamedLayers:
         ]
 
     def __len__(self) -> int:
-        return len(self._store.layout.layers)
+        return len(self.store.layout.layers)
 
     def __iter__(self) -> Iterator[Layer]:
         self._ring.rewind()
@@ -171,7 +171,7 @@ class StreamedLayers:
                 layer, slot = self._resident.get(index), None
                 if layer is None:
                     slot = self._ring.take()
-                    layer = self._views[slot][self._store.layout.layers[index]]
+                    layer = self._views[slot][self.store.layout.layers[index]]
                 taken = time.perf_counter()
                 yield layer
                 if slot is not None:
@@ -196,4 +196,4 @@ class StreamedLayers:
     def close(self) -> None:
         """Stop reading; the layers cannot be used any more."""
         self._ring.close()
-        self._store.close()
+        self.store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import statistics
 import sys
@@ -9,15 +10,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.engine import Engine
+from engine.config import EngineConfig
+from engine.engine import Engine, LoadProgress, check_vocabularies
 from engine.errors import TreelineError
+from engine.hub import resolve_pair
+from engine.kernels import cpu
 from engine.model.transformer import Transformer
-from engine.offload.load import Loaded
+from engine.offload.load import Loaded, load_within
 from engine.offload.measure import MIB, READ_SHAPES, ReadShape, compute_seconds, interpolated, read_bandwidth
 from engine.offload.planner import Costs, step_seconds
 from engine.offload.store import Store
 from engine.offload.stream import Event, StreamedLayers
+from engine.prompt import choose_layout
 from engine.request import CompletionRequest, CompletionStats, StopRules
+from engine.tokenizer import Tokenizer
 
 ROWS = (1, 8, 16, 32, 64)
 RAW_BYTES = 512 * MIB  # of one measurement of the disk
@@ -58,6 +64,44 @@ class OffloadReport:
     peak_rss_bytes: int
     memory: int
     timeline: tuple[Event, ...]
+
+
+PROMPT = '''"""Accounts, and what may be done with them."""
+
+from __future__ import annotations
+
+
+class Account:
+    """Money that belongs to somebody."""
+
+    def __init__(self, owner: str, currency: str, balance: int = 0, limit: int = 0) -> None:
+        self.owner = owner
+        self.currency = currency
+        self.balance = balance
+        self.limit = limit
+
+    def deposit(self, amount: int) -> None:
+        """Add an amount to the balance."""
+        if amount < 0:
+            raise ValueError("amount must not be negative")
+        self.balance += amount
+
+    def withdraw(self, amount: int) -> None:
+        """Take an amount from the balance."""
+        if amount < 0:
+'''
+
+
+def load(config: EngineConfig, progress: LoadProgress | None) -> tuple[Engine, Loaded]:
+    """Load the pair of `config` within its memory, as Engine.load does where not all fits. Raises TreelineError."""
+    pair = resolve_pair(config)
+    tokenizer = Tokenizer.load(pair.target)
+    if pair.drafter:
+        check_vocabularies(pair.drafter, tokenizer)
+    loaded = load_within(config.memory or 0, pair.target, pair.drafter, config.context_length, progress)
+    cpu.use_threads(config.threads, native_only=True)
+    layout = choose_layout(tokenizer, config.layout)
+    return Engine(loaded.target, loaded.drafter, tokenizer, layout, config.budget), loaded
 
 
 def bench_offload(
@@ -108,7 +152,6 @@ def _raw(store: Store, found: dict[ReadShape, list[float]]) -> float:
 def _pass_seconds(model: Transformer, rows: int) -> float:
     """Of the second and third pass: the first one finds its beginning in the ring."""
     cache = model.new_cache(PAST + rows)
-    cache.data.zero_()
     cache.append(range(-1, PAST - 1))
     cache.commit(range(PAST))
     times = [time.perf_counter()]
@@ -153,8 +196,7 @@ def _complete(
 def gaps(events: Sequence[Event]) -> list[tuple[float, float]]:
     """When no layer was waited for or computed: between passes, where drafts are made and trees are checked."""
     busy = sorted((event.start, event.end) for event in events if event.kind != "read")
-    between = zip(busy, busy[1:], strict=False)
-    return [(end, start) for (_, end), (start, _) in between if start - end > 1e-4]
+    return [(end, start) for (_, end), (start, _) in itertools.pairwise(busy) if start - end > 1e-4]
 
 
 def overlap(events: Sequence[Event]) -> float:

@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 import typer
 
-from engine import __version__, cli_bench
+from engine import __version__, cli_bench, cli_offload
 from engine import cli_options as options
 from engine.config import EngineConfig
 from engine.document import read_document, split_at_line, split_at_offset
@@ -27,6 +27,7 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(name="treeline", rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_bench.app, name="bench")
+cli_offload.register(app, cli_bench.app)
 
 
 class Until(StrEnum):

@@ -7,7 +7,7 @@ and a tree of guesses are the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -142,7 +142,7 @@ class Transformer:
 
     config: ModelConfig
     embedding: Tensor  # [vocab, hidden]
-    layers: Iterable[Layer]
+    layers: Sequence[Layer]
     norm: Tensor
     head: Projection
     rope: Tensor  # [2, max_position_embeddings, head_dim / 2] cos and sin
@@ -156,7 +156,8 @@ class Transformer:
 
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty KV cache for `capacity` positions; memory is touched only as it fills."""
-        return KVCache([layer.new_cache(capacity) for layer in self.layers], capacity)
+        # by index: to iterate over layers that are streamed is to read them
+        return KVCache([self.layers[index].new_cache(capacity) for index in range(len(self.layers))], capacity)
 
     def forward(
         self,

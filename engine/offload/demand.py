@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from engine.kernels import cpu
 from engine.kernels.packed import dense_shape
 from engine.kernels.weights import block_bytes
 from engine.model.config import ModelConfig
-from engine.model.kv_cache import KVCache
-from engine.model.loader import CPU, draft_outputs
+from engine.model.loader import draft_outputs
 from engine.offload.blob import BlobLayout
 from engine.offload.store import HEAD, StoreLayout
 
@@ -51,13 +49,12 @@ def cpu_demand(
         ("activations", _activations(config)),
     )
     caches = (config, drafter) if drafter else (config,)
-    per_token = sum(_cache_bytes(each, torch.float32) + 4 * each.head_dim for each in caches)
+    per_token = sum(_slot_bytes(each) + 4 * each.head_dim for each in caches)
     return Demand(tuple(layer.size for layer in layout.layers), fixed, per_token)
 
 
 def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
     """Of a target of shape `config` on a GPU: int4 layers, all else float16; the embedding stays with the host."""
-    half = torch.float16
     fixed = [
         ("CUDA", CUDA_CONTEXT),
         ("output projection", 2 * config.vocab_size * config.hidden_size),
@@ -65,7 +62,7 @@ def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
     ]
     if drafter:
         fixed.append(("drafter", 2 * parameters(drafter)))
-    per_token = _cache_bytes(config, half) + (_cache_bytes(drafter, half) if drafter else 0)
+    per_token = _slot_bytes(config) + (_slot_bytes(drafter) if drafter else 0)
     layers = tuple(BlobLayout.of(config, index).size for index in range(config.num_hidden_layers))
     return Demand(layers, tuple(fixed), per_token)
 
@@ -95,8 +92,9 @@ def _activations(config: ModelConfig) -> int:
     return PREFILL_ROWS * row + TREE_ROWS * 4 * config.vocab_size
 
 
-def _cache_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    return KVCache(config, 1, dtype, CPU).data.nbytes
+def _slot_bytes(config: ModelConfig) -> int:
+    """Of the KV cache, per position: all layers, in 16 bits."""
+    return config.num_hidden_layers * cpu.NativeCache.slot_bytes(config.num_key_value_heads, config.head_dim)
 
 
 def resident_bytes() -> int:

@@ -131,7 +131,6 @@ def _projection(shape: Shape) -> PackedLinear:
 
 def _pass_seconds(model: Transformer, rows: int, repeats: int) -> float:
     cache = model.new_cache(PAST + rows)
-    cache.data.zero_()
     cache.append(range(-1, PAST - 1))
     cache.commit(range(PAST))
 

@@ -18,8 +18,7 @@ from engine.kernels.packed import PackedLinear
 from engine.kernels.weights import NativeWeights
 from engine.model.config import ModelConfig
 from engine.model.linear import LinearLoader
-from engine.model.loader import CPU, load_layer
-from engine.model.transformer import FusedLayer
+from engine.model.loader import CPU, load_fused_layer
 from engine.model.weights import FLOATS, Checkpoint
 from engine.offload.direct import Buffer, DirectFile
 from engine.offload.header import Header, Source, Unusable
@@ -152,8 +151,8 @@ class _Repacking:
             yield self.layout.norm_offset, self.loader.dense(NORM_TENSOR, [self.layout.config.hidden_size])
         else:
             index = list(self.parts).index(part.name)
-            layer = load_layer(self.loader, index)
-            if not isinstance(layer, FusedLayer):
+            layer = load_fused_layer(self.loader, index)
+            if layer is None:
                 raise TreelineError(f"{self.checkpoint.directory}: layer {index} cannot be streamed: allow more memory")
             for piece, data in self.layout.layers[index].tensors(layer.layer):
                 yield piece.offset, data

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from engine.errors import TreelineError
 from engine.model.transformer import FusedLayer, Layer
@@ -135,7 +136,7 @@ class Ring:
         return None
 
 
-class StreamedLayers:
+class StreamedLayers(Sequence[Layer]):
     """The layers of a transformer in order: some are resident, the others lie in a ring's slots while it is their turn.
 
     A layer may be used until the next one is asked for. Whoever stops early need not say so: each iteration begins with
@@ -159,6 +160,19 @@ class StreamedLayers:
 
     def __len__(self) -> int:
         return len(self.store.layout.layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        """The layer for what follows from its shape; its weights are there only while it is iterated over."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return self._resident.get(number) or self._views[0][self.store.layout.layers[number]]
 
     def __iter__(self) -> Iterator[Layer]:
         self._ring.rewind()

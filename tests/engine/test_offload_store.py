@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offload_stores import LAYERS, in_memory, logits, offloaded, same, use_small_blocks, write_target
+from offload_stores import LAYERS, SMALL_BLOCK, in_memory, logits, offloaded, same, use_small_blocks, write_target
 
 from engine.errors import TreelineError
 from engine.kernels import cpu
@@ -48,13 +48,13 @@ class Packings:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.layers: list[int] = []
-        real = repack.load_layer
+        real = repack.load_fused_layer
 
         def load_layer(loader: object, index: int) -> object:
             self.layers.append(index)
             return real(loader, index)  # pyright: ignore[reportArgumentType]
 
-        monkeypatch.setattr(repack, "load_layer", load_layer)
+        monkeypatch.setattr(repack, "load_fused_layer", load_layer)
 
 
 def read_all(directory: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_layout_of_blocks_is_the_one_that_stores_were_made_with() -> None:
     assert (header.KERNEL, sums) == ("cpu-blocks-1", LAYOUT)
 
 
-LAYOUT = [0, 0]
+LAYOUT = [4227941367, 2072715626]
 
 # --- making it -------------------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_and_finished_layers_are_kept(target: Path, monkeypa
     real, writes = os.pwritev, iter(range(10**6))
 
     def full(handle: int, buffers: list[memoryview], offset: int) -> int:
-        if next(writes) > 25:
+        if next(writes) > 18:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(handle, buffers, offset)
 
@@ -232,15 +232,19 @@ def test_too_little_space_is_known_before_anything_is_written(target: Path, monk
     assert not store_path(target).with_suffix(".partial").exists()
 
 
-KILLED = """
+SMALL_BLOCKS = f"""
+from engine.offload import direct, repack, store, stream, writer
+for module in (direct, store, stream, writer):
+    module.BLOCK = {SMALL_BLOCK}
+"""
+KILLED = f"""{SMALL_BLOCKS}
 import os, signal, sys
 from pathlib import Path
-from engine.offload import repack
 finish = repack.Journal.finish
 def killed(journal, part, checksums):
     if part == sys.argv[2]:
         if sys.argv[3] == "torn":
-            journal.path.open("ab").write(b'{"part": "' + part.encode())
+            journal.path.open("ab").write(b'{{"part": "' + part.encode())
         os.kill(os.getpid(), signal.SIGKILL)
     finish(journal, part, checksums)
 repack.Journal.finish = killed
@@ -272,17 +276,16 @@ def test_an_interrupted_repacking_of_a_checkpoint_that_changed_begins_anew(
     assert packed.layers == list(range(LAYERS))
 
 
-COUNTED = """
+COUNTED = f"""{SMALL_BLOCKS}
 import sys, time
 from pathlib import Path
-from engine.offload import repack
-load, count = repack.load_layer, 0
+load, count = repack.load_fused_layer, 0
 def counting(loader, index):
     global count
     count += 1
     time.sleep(0.3)  # both are at it at the same time
     return load(loader, index)
-repack.load_layer = counting
+repack.load_fused_layer = counting
 repack.open_store(Path(sys.argv[1]))
 print(count)
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -143,9 +144,8 @@ def test_a_read_error_ends_the_pass_and_a_mended_disk_the_errors(
         part = open_store(target).layer(layer)
         disk = BrokenDisk(monkeypatch, range(part.offset + 1, part.offset + part.size))  # all but its first block
         where = rf"cannot read .*\.store at offset {part.offset + SMALL_BLOCK}: Input/output error"
-        with pytest.raises(TreelineError, match=where):
-            for _ in range(2):  # the first pass may find in the ring what it needs
-                assert same(model, expected)
+        with contextlib.suppress(TreelineError):  # it may find in the ring what it needs
+            logits(model)
         for _ in range(2):
             with pytest.raises(TreelineError, match=where):
                 logits(model)
@@ -194,15 +194,14 @@ def test_closing_ends_the_threads_and_what_waits_for_them(target: Path) -> None:
     ring.close()
     assert set(threading.enumerate()) == before
     ring.give_back()
-    for _ in range(3):  # what is there already may be taken
-        try:
+
+    def take_all() -> None:
+        for _ in range(4):  # what is there already may be taken
             ring.take()
             ring.give_back()
-        except TreelineError as error:
-            assert "closed" in str(error)
-            break
-    else:
-        pytest.fail("a closed ring went on")
+
+    with pytest.raises(TreelineError, match="closed"):
+        take_all()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -127,7 +127,7 @@ def repack(
 
 
 def bench_offload(
-    memory: options.Memory,
+    memory: options.Memory = None,
     model: options.Model = None,
     drafter: options.Drafter = None,
     prompt: Annotated[
@@ -196,7 +196,7 @@ def _print_plan(report: PlanReport) -> None:
     from_disk = len(shown.streamed) - len(shown.host)
     console.print(
         f"{len(shown.layers)} layers: {len(shown.resident)} resident, {len(shown.host)} from host memory,"
-        f" {from_disk} from disk; {shown.streamed_bytes / 1e9:.2f} GB streamed per pass; context {shown.context} tokens",
+        f" {from_disk} from disk; {shown.streamed_bytes / 1e9:.2f} GB streamed per pass; context {shown.context}",
         highlight=False,
     )
     link = f", link {report.link / 1e9:.1f} GB/s" if report.link else ""
@@ -222,7 +222,8 @@ def _print_bench(report: OffloadReport) -> None:
     console = Console()
     console.print(
         f"{report.resident} of {report.layers} layers resident, {report.streamed_bytes / 1e9:.2f} GB streamed per"
-        f" pass, context {report.context}; memory {report.memory / 2**20:.0f} MiB, peak {report.peak_rss_bytes / 2**20:.0f} MiB",
+        f" pass, context {report.context}; memory {report.memory / 2**20:.0f} MiB,"
+        f" peak {report.peak_rss_bytes / 2**20:.0f} MiB",
         highlight=False,
     )
     shapes = ", ".join(f"{shape}: {value / 1e9:.2f}" for shape, value in report.read_shapes.items())

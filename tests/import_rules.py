@@ -29,7 +29,14 @@ SEPARATIONS = (
 REACHABLE_ALL_THE_SAME = {("engine.request", "engine.errors")}
 
 # The command line and the terminal: everything else in the engine runs where neither typer nor rich is installed.
-SHELL = ("engine.__main__", "engine.cli", "engine.cli_bench", "engine.cli_offload", "engine.cli_options", "engine.terminal")
+SHELL = (
+    "engine.__main__",
+    "engine.cli",
+    "engine.cli_bench",
+    "engine.cli_offload",
+    "engine.cli_options",
+    "engine.terminal",
+)
 CORE_THIRD_PARTY = {"torch", "numpy", "safetensors", "tokenizers", "triton"}
 CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2"}  # slow to import: inside functions only
 STANDARD_LIBRARY_ONLY = ("engine", "engine.errors", "engine.request")

@@ -10,15 +10,16 @@ from engine.kernels.packed import dense_shape
 from engine.kernels.weights import block_bytes
 from engine.model.config import ModelConfig
 from engine.model.loader import draft_outputs
-from engine.offload.blob import BlobLayout
+from engine.offload.blob import SECTOR, BlobLayout
 from engine.offload.store import HEAD, StoreLayout
 
+MIB = 2**20
 PREFILL_ROWS = 512  # of a pass that reads the prompt
 TREE_ROWS = 72  # of a pass that checks a tree: positions of the KV cache beyond the context, and rows of logits
 COMMON_TOKENS = 4096  # rows of the embedding that text of one kind touches
-PROCESS = 260 * 2**20  # an interpreter with torch and a small tokenizer, measured on Linux with torch 2.13
+PROCESS = 260 * MIB  # an interpreter with torch and a small tokenizer, measured on Linux with torch 2.13
 PER_TOKEN_OF_VOCABULARY = 1200  # bytes of the tokenizer and of the table of its tokens
-CUDA_CONTEXT = 600 * 2**20  # libraries, kernels and workspaces on a GPU
+CUDA_CONTEXT = 600 * MIB  # libraries, kernels and workspaces on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ def cpu_demand(
     `drafter_held`; None to estimate them.
     """
     layout = StoreLayout(config, "float16")
-    row = 2 * config.hidden_size
+    embedding = layout.embedding_bytes
     fixed = (
         ("process", process or PROCESS + PER_TOKEN_OF_VOCABULARY * config.vocab_size),
         ("drafter", _packed_bytes(drafter) if drafter and not drafter_held else 0),
         ("output projection", layout.sizes[HEAD]),
-        ("embedding rows in use", min(config.vocab_size, COMMON_TOKENS) * max(row, 4096)),
+        ("embedding rows in use", min(embedding, COMMON_TOKENS * max(embedding // config.vocab_size, SECTOR))),
         ("activations", _activations(config)),
     )
     caches = (config, drafter) if drafter else (config,)
@@ -80,9 +81,13 @@ def layer_parameters(config: ModelConfig) -> int:
 
 
 def _packed_bytes(drafter: ModelConfig) -> int:
-    """What a drafter's weights take when they are packed; its embedding stays in the file."""
+    """What a drafter's weights take when they are packed, and a quarter more that packing leaves in pieces.
+
+    Its embedding stays in the file.
+    """
     layers = sum(BlobLayout.of(drafter, index).size for index in range(drafter.num_hidden_layers))
-    return layers + block_bytes(dense_shape(draft_outputs(drafter.vocab_size), drafter.hidden_size))
+    head = block_bytes(dense_shape(draft_outputs(drafter.vocab_size), drafter.hidden_size))
+    return (layers + head) * 5 // 4 + 8 * MIB
 
 
 def _activations(config: ModelConfig) -> int:

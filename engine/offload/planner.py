@@ -64,18 +64,15 @@ def make_plan(demand: Demand, memory: int, context: int | None, most_context: in
     `context`: tokens, or None to choose. `host`: bytes of the host's memory for layers that the device cannot hold.
     Raises TreelineError that says the least that works.
     """
-    tokens = context or choose_context(demand, memory, most_context)
-    tokens = min(tokens, most_context)
-    cache = demand.per_token * (tokens + demand.extra_tokens)
-    fixed = (*demand.fixed, ("KV cache", cache), ("margin", MARGIN))
-    taken = sum(size for _, size in fixed)
+    tokens = min(context or choose_context(demand, memory, most_context), most_context)
+    fixed = (*demand.fixed, ("KV cache", demand.per_token * (tokens + demand.extra_tokens)), ("margin", MARGIN))
+    room = memory - sum(size for _, size in fixed)
     sizes = [align(size, HUGE_PAGE) for size in demand.layers]
-    slots = LEAST_SLOTS
     count, ring = len(sizes), 0
-    if taken + sum(sizes) > memory:
-        ring = slots * max(sizes)
-        count = _how_many(sizes, memory - taken - ring)
-    least = taken + LEAST_SLOTS * max(sizes)
+    if sum(sizes) > room:
+        ring = LEAST_SLOTS * max(sizes)
+        count = _how_many(sizes, room - ring)
+    least = _least(demand, tokens)
     if count < 0:
         raise TreelineError(
             f"{memory / MIB:.0f} MiB of memory are too little for this model: it needs at least"
@@ -89,12 +86,12 @@ def make_plan(demand: Demand, memory: int, context: int | None, most_context: in
     return Plan(
         memory,
         tokens,
-        slots if ring else 0,
+        LEAST_SLOTS if ring else 0,
         resident,
         tuple(rest[place] for place in spread(max(kept, 0), len(rest))),
         demand.layers,
         items,
-        min(least, taken + sum(sizes)),
+        least,
     )
 
 
@@ -110,8 +107,17 @@ def _how_many(sizes: Sequence[int], room: int) -> int:
 
 def choose_context(demand: Demand, memory: int, most: int) -> int:
     """Tokens of context, at most `most`, that leave most of the memory to weights."""
-    fitting = (tokens for tokens in CONTEXTS if 4 * demand.per_token * tokens <= memory)
-    return min(most, next(fitting, CONTEXTS[-1]))
+    for tokens in (min(each, most) for each in CONTEXTS):
+        if 4 * demand.per_token * tokens <= memory and _least(demand, tokens) <= memory:
+            return tokens
+    return min(CONTEXTS[-1], most)
+
+
+def _least(demand: Demand, tokens: int) -> int:
+    """Bytes without which nothing works: all layers, or a ring to stream them through, beside what is fixed."""
+    sizes = [align(size, HUGE_PAGE) for size in demand.layers]
+    layers = min(sum(sizes), LEAST_SLOTS * max(sizes))
+    return sum(size for _, size in demand.fixed) + demand.per_token * (tokens + demand.extra_tokens) + MARGIN + layers
 
 
 @dataclass(frozen=True, slots=True)

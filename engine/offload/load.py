@@ -83,6 +83,7 @@ def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> 
         head=head,
         rope=rope_table(config, plan.context),
         dtype=torch.float32,
+        streamed=streamed is not None,
     )
 
 

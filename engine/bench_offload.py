@@ -26,16 +26,20 @@ from engine.request import CompletionRequest, CompletionStats, StopRules
 from engine.tokenizer import Tokenizer
 
 ROWS = (1, 8, 16, 32, 64)
-RAW_BYTES = 512 * MIB  # of one measurement of the disk
+RAW_BYTES = 256 * MIB  # read in one measurement of the disk with one read shape
 PAST = 256  # positions that the timed passes see
+
+
+Raw = dict[ReadShape, float]  # bytes per second of each
 
 
 @dataclass(frozen=True, slots=True)
 class PassFigures:
     """Passes of `rows` rows, one right after another. Medians over rounds; bandwidths in bytes per second.
 
-    `raw`: the best read shape in the same rounds. `ratio`: the median of the rounds' own ratios. `predicted`: by the
-    planner, from that raw bandwidth and from computing alone, `compute`, as timed beside it.
+    `raw`: of the read shape that is the best in the whole run, just before and after these passes. `ratio`: the median
+    of the rounds' own ratios. `predicted`: by the planner, from that raw bandwidth and from computing alone, `compute`,
+    as timed beside it.
     """
 
     rows: int
@@ -113,15 +117,21 @@ def bench_offload(
         raise TreelineError("nothing is streamed: all layers fit into the memory that is allowed; allow less")
     progress("computing alone")
     compute = compute_seconds(loaded.target.config, ROWS)
-    raw: dict[ReadShape, list[float]] = {shape: [] for shape in READ_SHAPES}
-    timed: dict[int, list[tuple[float, float]]] = {rows: [] for rows in ROWS}  # seconds, raw bandwidth of the round
+    raw: list[Raw] = []
+    timed: dict[int, list[tuple[float, Raw, Raw]]] = {rows: [] for rows in ROWS}  # the disk before and after
     for number in range(rounds):
         for rows in ROWS:
             progress(f"round {number + 1} of {rounds}: {rows} rows")
-            before = _raw(layers.store, raw)
+            raw.append(_raw(layers.store))
             seconds = _pass_seconds(loaded.target, rows)
-            timed[rows].append((seconds, statistics.fmean((before, _raw(layers.store, raw)))))
-    passes = [_figures(rows, timed[rows], compute, loaded) for rows in ROWS]
+            raw.append(_raw(layers.store))
+            timed[rows].append((seconds, raw[-2], raw[-1]))
+    shapes = {shape: statistics.median(each[shape] for each in raw) for shape in READ_SHAPES}
+    best = max(READ_SHAPES, key=shapes.__getitem__)
+    passes: list[PassFigures] = []
+    for rows in ROWS:
+        rounds_of = [(seconds, (before[best] + after[best]) / 2) for seconds, before, after in timed[rows]]
+        passes.append(_figures(rows, rounds_of, compute, loaded))
     progress("completing")
     completion, text, events = _complete(engine, layers, request)
     return OffloadReport(
@@ -129,7 +139,7 @@ def bench_offload(
         resident=len(plan.resident),
         streamed_bytes=plan.streamed_bytes,
         context=plan.context,
-        read_shapes={str(shape): statistics.median(values) for shape, values in raw.items()},
+        read_shapes={str(shape): bandwidth for shape, bandwidth in shapes.items()},
         passes=tuple(passes),
         completion=completion,
         text=text,
@@ -141,12 +151,12 @@ def bench_offload(
     )
 
 
-def _raw(store: Store, found: dict[ReadShape, list[float]]) -> float:
-    """Measure every read shape once; return the best. The layers at the head of the store are read."""
-    start = store.layer(0).offset
-    for shape in found:
-        found[shape].append(read_bandwidth(store.file, shape, start, start + RAW_BYTES // len(found)))
-    return max(values[-1] for values in found.values())
+def _raw(store: Store) -> Raw:
+    """Measure every read shape once, at the head of the store. Raises TreelineError if the store is too small."""
+    start, size = store.layer(0).offset, store.path.stat().st_size
+    if start + RAW_BYTES > size:
+        raise TreelineError(f"{store.path} is too small to measure the disk with: {RAW_BYTES // MIB} MiB are needed")
+    return {shape: read_bandwidth(store.file, shape, start, start + RAW_BYTES) for shape in READ_SHAPES}
 
 
 def _pass_seconds(model: Transformer, rows: int) -> float:

@@ -40,7 +40,7 @@ Memory = Annotated[
     typer.Option(
         metavar="SIZE",
         rich_help_panel=_MODELS,
-        help="Most that weights and caches may take: 8GiB, 12GB, 800M. Models that need more are refused.",
+        help="Most that the process may take: 8GiB, 12GB, 800M. AWQ targets that need more are streamed from disk.",
     ),
 ]
 DeviceOption = Annotated[

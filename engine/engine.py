@@ -22,6 +22,9 @@ from engine.kernels.device import pick_device
 from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
+from engine.offload.demand import resident_bytes
+from engine.offload.load import load_within
+from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 from engine.roles import Draft, Target
@@ -100,13 +103,15 @@ class Engine:
         layout = choose_layout(tokenizer, config.layout)
         if pair.drafter:
             check_vocabularies(pair.drafter, tokenizer)
-        _check_memory(config, pair)
-        options = LoadOptions(device, dtype, context=config.context_length)
-        target = load_transformer(pair.target, options, _phase(progress, "target"))
-        drafter = None
-        if pair.drafter:
-            options = replace(options, guesses=True)
-            drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
+        if _fits(config, pair):
+            options = LoadOptions(device, dtype, context=config.context_length)
+            target = load_transformer(pair.target, options, _phase(progress, "target"))
+            drafter = None
+            if pair.drafter:
+                options = replace(options, guesses=True)
+                drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
+        else:
+            target, drafter = _load_within(config, pair, device, progress)
         cpu.use_threads(config.threads, native_only=all(model.fused for model in (target, drafter) if model))
         return cls(
             target,
@@ -118,6 +123,12 @@ class Engine:
             ChatTemplate(pair.target),
             chat_caches=config.memory is None,  # a limit was checked against one set of caches
         )
+
+    def close(self) -> None:
+        """Stop the threads that read a streamed target; the engine cannot complete any more."""
+        layers = self._models[0].layers
+        if isinstance(layers, StreamedLayers):
+            layers.close()
 
     def reset(self) -> None:
         """Forget everything that earlier requests left behind: the caches and the measured costs."""
@@ -282,14 +293,26 @@ def _peak_rss() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _check_memory(config: EngineConfig, pair: Pair) -> None:
+def _fits(config: EngineConfig, pair: Pair) -> bool:
+    """Whether the pair can be held whole: its files and its caches for the longest context, beside what is held now."""
+    if config.memory is None:
+        return True
     directories = [directory for directory in (pair.target, pair.drafter) if directory]
     needed = sum(footprint(directory, config.context_length) for directory in directories)
-    if config.memory is not None and needed > config.memory:
+    return resident_bytes() + needed <= config.memory
+
+
+def _load_within(
+    config: EngineConfig, pair: Pair, device: torch.device, progress: LoadProgress | None
+) -> tuple[Transformer, Transformer | None]:
+    memory = config.memory or 0
+    if device.type != "cpu" or config.dtype != "auto":
         raise TreelineError(
-            f"the models and their caches need {needed / 2**20:.0f} MiB, memory allows {config.memory / 2**20:.0f} MiB:"
-            " allow more, or choose a smaller model or context_length"
+            f"the models and their caches need more than the {memory / 2**20:.0f} MiB that memory allows, and weights"
+            " are streamed on the CPU with dtype auto only: allow more, or choose a smaller model or context_length"
         )
+    loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress)
+    return loaded.target, loaded.drafter
 
 
 def check_vocabularies(directory: Path, target: Tokenizer) -> None:

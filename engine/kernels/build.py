@@ -65,7 +65,7 @@ def build(march: str = "native") -> Path:
         path = library_path(compiler, march)
         if not _intact(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock")):
                 if not _intact(path):  # otherwise another process built it while we waited
                     _compile(compiler, march, path)
     except (OSError, subprocess.SubprocessError) as error:
@@ -118,7 +118,7 @@ def _cpu_flags() -> bytes:
 
 
 @contextmanager
-def _locked(path: Path) -> Generator[None]:
+def locked(path: Path) -> Generator[None]:
     """Hold an exclusive file lock; on systems without `fcntl` two compilations may run, each replacing the file."""
     with path.open("w") as lock:
         try:

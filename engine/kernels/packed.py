@@ -14,6 +14,18 @@ from engine.kernels import native, reference
 from engine.kernels.weights import DenseWeights, NativeWeights, Shape, TorchInt4Weights, Weights
 
 GROUP_SIZES: Final = (32, 64, 128)
+DENSE_GROUP: Final = 64
+
+
+def dense_shape(out_features: int, in_features: int, group_size: int = DENSE_GROUP) -> Shape:
+    """What becomes of a dense weight: 8 bits, in groups of `group_size` or of the next smaller size that divides K.
+
+    Raises TreelineError if K is not a multiple of 32.
+    """
+    group = next((g for g in (group_size, *reversed(GROUP_SIZES)) if g <= group_size and in_features % g == 0), 0)
+    if group not in GROUP_SIZES:
+        raise TreelineError(f"weight has {in_features} inputs: the kernels need a multiple of 32")
+    return Shape(in_features, out_features, group, 8)
 
 
 class PackedLinear:
@@ -58,6 +70,11 @@ class PackedLinear:
         return None if self._bias is None else self._bias[: self.out_features]
 
     @property
+    def padded_bias(self) -> Tensor | None:
+        """The same with zeros up to a multiple of 16: what the native kernels read."""
+        return self._bias
+
+    @property
     def native_struct(self) -> native.LinearStruct | None:
         """The C argument, for native weights; valid as long as this object lives."""
         return self._struct if self._address else None
@@ -84,16 +101,13 @@ class PackedLinear:
         return cls(shape, weights, bias)
 
     @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None = None, group_size: int = 64) -> PackedLinear:
+    def from_dense(cls, weight: Tensor, bias: Tensor | None = None, group_size: int = DENSE_GROUP) -> PackedLinear:
         """From float [N, K]: 8 bits, symmetric, per (row, group); the group shrinks to one that divides K.
 
         Backends other than native keep the weights in float32. Raises TreelineError if K is not a multiple of 32.
         """
         out_features, in_features = weight.shape
-        group = next((g for g in (group_size, *reversed(GROUP_SIZES)) if g <= group_size and in_features % g == 0), 0)
-        if group not in GROUP_SIZES:
-            raise TreelineError(f"weight has {in_features} inputs: the kernels need a multiple of 32")
-        shape = Shape(in_features, out_features, group, 8)
+        shape = dense_shape(out_features, in_features, group_size)
         if native.backend() == "native":
             return cls(shape, NativeWeights.from_dense(shape, weight), bias)
         return cls(shape, DenseWeights(weight.detach().float()), bias)
@@ -132,7 +146,9 @@ class PackedLinear:
 
 
 def _padded(bias: Tensor) -> Tensor:
-    """Float32, with room for the last tile of 16 outputs."""
+    """Float32, with room for the last tile of 16 outputs; itself where it is that already."""
+    if bias.dtype == torch.float32 and len(bias) % 16 == 0 and bias.is_contiguous():
+        return bias.detach()
     padded = torch.zeros(-(-len(bias) // 16) * 16)
     padded[: len(bias)] = bias.detach().float()
     return padded

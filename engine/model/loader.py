@@ -87,13 +87,21 @@ def _fused_layers(loader: LinearLoader, progress: Progress | None) -> list[Layer
     """
     layers: list[Layer] = []
     for index in range(loader.config.num_hidden_layers if loader.packed and cpu.available() else 0):
-        fused = _fused(_layer(loader, index))
+        fused = load_fused_layer(loader, index)
         if fused is None:
             return None
         layers.append(fused)
         if progress:
             progress(index + 1, loader.config.num_hidden_layers)
     return layers or None
+
+
+def load_fused_layer(loader: LinearLoader, index: int) -> FusedLayer | None:
+    """Load a decoder layer as one native call, or return None where its weights are not packed alike.
+
+    Raises TreelineError naming the file and tensor at fault.
+    """
+    return _fused(_layer(loader, index))
 
 
 def _layer(loader: LinearLoader, index: int) -> DecoderLayer:

@@ -156,7 +156,8 @@ class Transformer:
 
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty KV cache for `capacity` positions; memory is touched only as it fills."""
-        return KVCache([layer.new_cache(capacity) for layer in self.layers], capacity)
+        # by index: to iterate over layers that are streamed is to read them
+        return KVCache([self.layers[index].new_cache(capacity) for index in range(len(self.layers))], capacity)
 
     def forward(
         self,

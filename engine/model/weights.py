@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,13 +30,14 @@ class Checkpoint:
     _handles: dict[Path, Any] = field(default_factory=dict[Path, Any])
 
     @classmethod
-    def open(cls, directory: Path) -> Checkpoint:
+    def open(cls, directory: Path, partial: bool = False) -> Checkpoint:
         """Find the tensors of `directory`: one or more .safetensors files, with an index where they are sharded.
 
-        Raises TreelineError for a missing or damaged file, and for pickled weights, which can run code when loaded.
+        `partial`: those of the files that are there, should some be missing. Raises TreelineError for a missing or
+        damaged file, and for pickled weights, which can run code when loaded.
         """
         checkpoint = cls(directory, {})
-        for path in _shards(directory):
+        for path in sorted(directory.glob("*.safetensors")) if partial else _shards(directory):
             for name in checkpoint._handle(path).keys():  # noqa: SIM118 - not a mapping
                 checkpoint.files[name] = path
         return checkpoint
@@ -43,6 +45,19 @@ class Checkpoint:
     def bytes(self) -> int:
         """Return the size of all files."""
         return sum(path.stat().st_size for path in set(self.files.values()))
+
+    def release(self) -> None:
+        """Unmap the files, and let the system forget their pages; a tensor asked for later maps its file again."""
+        self._handles.clear()
+        for path in set(self.files.values()):
+            if hasattr(os, "posix_fadvise"):
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def forget(self, path: Path) -> None:
+        """Unmap one file, and hold its tensors for missing from now on."""
+        self._handles.pop(path, None)
+        self.files = {name: file for name, file in self.files.items() if file != path}
 
     def has(self, name: str) -> bool:
         """Tell whether there is a tensor called `name`."""

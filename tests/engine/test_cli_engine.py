@@ -75,7 +75,7 @@ def test_a_deadline_is_a_normal_end(arguments: list[str], capfd: pytest.CaptureF
 
 def test_sizes_that_do_not_fit_are_said(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--memory", "1KiB"]) == 1
-    assert "memory allows" in capfd.readouterr().err
+    assert "it needs at least" in capfd.readouterr().err
 
 
 def test_the_first_line_alone_can_be_had(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:

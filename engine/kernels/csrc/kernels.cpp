@@ -1,4 +1,5 @@
 // The C interface that native.py calls. Every pointer is checked there; sizes in elements.
+#include "checksum.h"
 #include "layer.h"
 #include "logits.h"
 #include "pack.h"
@@ -13,6 +14,8 @@ extern "C" {
 // Bytes of a vector register, and whether dot products of bytes are one instruction.
 int64_t tl_vector_bytes() { return W * 4; }
 int64_t tl_has_vnni() { return VNNI ? 1 : 0; }
+
+int64_t tl_checksum(const void* data, int64_t bytes) { return checksum(static_cast<const uint8_t*>(data), bytes); }
 
 int64_t tl_block_bytes(const Linear* weight) { return weight->tiles() * weight->tile_bytes(); }
 

@@ -1,0 +1,91 @@
+"""A pair of models within a limit of memory: the drafter whole, the target as far as it fits, the rest streamed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.errors import TreelineError
+from engine.model.config import ModelConfig
+from engine.model.loader import LoadOptions, load_transformer, rope_table
+from engine.model.transformer import FusedLayer, Layer, Transformer
+from engine.model.weights import Checkpoint
+from engine.offload.demand import cpu_demand, resident_bytes
+from engine.offload.planner import Plan, choose_context, make_plan
+from engine.offload.repack import EMBEDDING_TENSOR, obstacle, open_store
+from engine.offload.store import Store
+from engine.offload.stream import StreamedLayers
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[str, int, int], None]  # phase, done, in all
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Both models, and where the target's layers went."""
+
+    target: Transformer
+    drafter: Transformer | None
+    plan: Plan
+
+
+def load_within(
+    memory: int, target: Path, drafter: Path | None, context: int | None, progress: Progress | None = None
+) -> Loaded:
+    """Load a pair that is to stay within `memory` bytes of this process, all of it counted.
+
+    The target's store is made first where there is none. Raises TreelineError when the memory is too little (it says
+    what is enough) or the target cannot be streamed.
+    """
+    shape = ModelConfig.load(target)
+    if reason := obstacle(shape):
+        raise TreelineError(
+            f"{target} and its caches need more than the {memory / 2**20:.0f} MiB that memory allows, and cannot be"
+            f" streamed: {reason}; allow more, or choose a smaller model or context_length"
+        )
+    draft_shape = ModelConfig.load(drafter) if drafter else None
+    most = shape.max_position_embeddings
+    demand = cpu_demand(shape, draft_shape, resident_bytes())
+    tokens = context or choose_context(demand, memory, most)
+    make_plan(demand, memory, tokens, most)  # too little memory should be known before anything is repacked
+    store = open_store(target, progress)
+    draft = None
+    if drafter:
+        draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), _layers(progress, "drafter"))
+        # mapped anew: the pages of the weights that were packed meanwhile are given back
+        draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
+    demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
+    plan = make_plan(demand, memory, tokens, most)
+    logger.info("%d of %d layers resident, %d streamed", len(plan.resident), len(plan.layers), len(plan.streamed))
+    return Loaded(load_planned(store, plan, progress), draft, plan)
+
+
+def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> Transformer:
+    """Load the target of `store` as `plan` says. Raises TreelineError for a damaged store."""
+    config, layouts = store.layout.config, store.layout.layers
+    head, norm = store.head()
+    embedding = store.embedding()
+    resident: dict[int, Layer] = {}
+    for index in plan.resident:
+        if progress:
+            progress("target", len(resident), len(plan.resident))
+        resident[index] = FusedLayer(layouts[index].layer(store.load(store.layer(index)).tensor))
+    streamed = StreamedLayers(store, resident, plan.slots) if plan.streamed else None
+    return Transformer(
+        config=config,
+        embedding=embedding,
+        layers=streamed or [resident[index] for index in range(len(layouts))],
+        norm=norm,
+        head=head,
+        rope=rope_table(config, plan.context),
+        dtype=torch.float32,
+        streamed=streamed is not None,
+    )
+
+
+def _layers(progress: Progress | None, phase: str) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress(phase, done, total)) if progress else None

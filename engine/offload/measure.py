@@ -1,0 +1,152 @@
+"""What this machine's disk and processor reach: the planner's figures, and the benchmark's yardstick."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from engine.kernels.packed import PackedLinear, dense_shape
+from engine.kernels.weights import NativeWeights, Shape, block_bytes
+from engine.model.config import ModelConfig
+from engine.model.transformer import FusedLayer, Transformer, rope_table
+from engine.offload.blob import BlobLayout
+from engine.offload.direct import Buffer, DirectFile
+
+MIB = 2**20
+PAST = 512  # positions that the rows of a timed pass see
+ROWS = (1, 2, 4, 8, 16, 32, 64)  # of timed passes
+SPILL = 256 * MIB  # of weights that a timed pass goes through: more than caches hold
+HEAD_OUTPUTS = 16384  # of the part of the output projection that is timed
+FILLING = 0x11  # a byte that makes small, normal numbers in every format of the weights
+
+
+@dataclass(frozen=True, slots=True)
+class ReadShape:
+    """How a file is read: `threads` of them, `block` bytes each at a time."""
+
+    threads: int
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.threads} x {self.block // MIB} MiB"
+
+
+READ_SHAPES = (ReadShape(2, 4 * MIB), ReadShape(4, 4 * MIB), ReadShape(2, 16 * MIB), ReadShape(8, 1 * MIB))
+
+
+def read_bandwidth(file: DirectFile, shape: ReadShape, start: int, end: int) -> float:
+    """Bytes per second of reading [start, end) of `file`, multiples of the shape's block. Raises TreelineError."""
+    memory = Buffer(shape.threads * shape.block)
+    memory.tensor.zero_()  # the pages are there before the clock runs
+    offsets = iter(range(start, end - shape.block + 1, shape.block))
+    lock, read, errors = threading.Lock(), [0] * shape.threads, list[BaseException]()
+
+    def work(thread: int) -> None:
+        view = memory.view[thread * shape.block : (thread + 1) * shape.block]
+        while True:
+            with lock:
+                offset = next(offsets, None)
+            if offset is None or errors:
+                return
+            try:
+                file.read(view, offset)
+            except BaseException as error:  # noqa: BLE001 - handed to the caller below
+                errors.append(error)
+                return
+            read[thread] += shape.block
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(shape.threads)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - began
+    if errors:
+        raise errors[0]
+    return sum(read) / seconds
+
+
+def best_bandwidth(file: DirectFile, size: int, rounds: int = 2) -> float:
+    """Of the shapes' best rounds, the best. `size`: of the file, of which each round reads at most 512 MiB."""
+    usable = min(size, 512 * MIB) // (16 * MIB) * (16 * MIB)
+    return max(read_bandwidth(file, shape, 0, usable) for _ in range(rounds) for shape in READ_SHAPES)
+
+
+def compute_seconds(config: ModelConfig, rows: Sequence[int] = ROWS, repeats: int = 3) -> dict[int, float]:
+    """Seconds of a pass of so many rows over all layers and the output projection, with weights in memory.
+
+    Made with weights that say nothing, as many as it takes to find none of them in a cache.
+    """
+    layout = BlobLayout.of(config, config.num_hidden_layers // 2)
+    count = min(config.num_hidden_layers, math.ceil(SPILL / layout.size))
+    small = replace(config, num_hidden_layers=count, vocab_size=16)
+    memory = [_filled(layout.size) for _ in range(count)]
+    model = Transformer(
+        config=small,
+        embedding=torch.zeros(16, config.hidden_size),
+        layers=[FusedLayer(layout.layer(blob.tensor)) for blob in memory],
+        norm=torch.ones(config.hidden_size),
+        head=_projection(dense_shape(16, config.hidden_size)),
+        rope=rope_table(small, 2 * PAST),
+        dtype=torch.float32,
+    )
+    head = _projection(dense_shape(min(HEAD_OUTPUTS, config.vocab_size), config.hidden_size))
+    return {
+        number: _pass_seconds(model, number, repeats) * config.num_hidden_layers / count
+        + _timed(lambda number=number: head(torch.zeros(number, config.hidden_size)), repeats)
+        * (config.vocab_size / head.out_features)
+        for number in rows
+    }
+
+
+def interpolated(seconds: Mapping[int, float]) -> Callable[[int], float]:
+    """Seconds for any number of rows, from those that were timed; beyond them in proportion to the last."""
+    known = sorted(seconds)
+
+    def at(rows: int) -> float:
+        if rows > known[-1]:
+            return seconds[known[-1]] * rows / known[-1]
+        return float(np.interp(rows, known, [seconds[each] for each in known]))
+
+    return at
+
+
+def _filled(size: int) -> Buffer:
+    memory = Buffer(size)
+    memory.tensor.fill_(FILLING)
+    return memory
+
+
+def _projection(shape: Shape) -> PackedLinear:
+    return PackedLinear(shape, NativeWeights(shape, _filled(block_bytes(shape)).tensor))
+
+
+def _pass_seconds(model: Transformer, rows: int, repeats: int) -> float:
+    cache = model.new_cache(PAST + rows)
+    cache.append(range(-1, PAST - 1))
+    cache.commit(range(PAST))
+
+    def one_pass() -> None:
+        model.forward([0] * rows, [-1] * rows, cache, slice(0, 0))
+        cache.discard()
+
+    return _timed(one_pass, repeats)
+
+
+def _timed(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds, after one call that is not counted."""
+    work()
+    times: list[float] = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

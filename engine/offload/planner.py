@@ -1,0 +1,211 @@
+"""Where the layers of a target go when memory is short, and how long a pass takes then.
+
+A step of a completion drafts for d seconds and then passes over all layers. With streamed bytes B at bandwidth W, C
+seconds of computing and a ring of S buffers of b bytes it takes max(B / W + max(0, d - S b / W), C + d) seconds:
+reading goes on while the drafter and the layers compute, but no further ahead than the ring is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.errors import TreelineError
+from engine.offload.blob import align
+from engine.offload.demand import Demand
+from engine.offload.direct import HUGE_PAGE
+from engine.offload.stream import LEAST_SLOTS
+from engine.speculation.budget import expected_tokens
+
+MIB = 2**20
+CONTEXTS = (4096, 2048, 1024)  # tokens, where the user names none: the longest whose cache takes a quarter of memory
+MARGIN = 64 * MIB  # what the allocator and the tokenizer may still take
+MOST_NODES, MOST_DEPTH = 512, 32
+MORE_MEMORY = 4 * 2**30  # of the suggestion to allow more
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which layers stay in the memory of what computes; sizes in bytes.
+
+    `host`: layers that stay in the host's memory, for a device that has its own; all others come from disk.
+    """
+
+    memory: int
+    context: int
+    slots: int
+    resident: tuple[int, ...]
+    host: tuple[int, ...]
+    layers: tuple[int, ...]
+    items: tuple[tuple[str, int], ...]
+    least: int
+
+    @property
+    def streamed(self) -> tuple[int, ...]:
+        """The layers that are not resident."""
+        return tuple(sorted(set(range(len(self.layers))) - set(self.resident)))
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Moved in each pass."""
+        return sum(self.layers[index] for index in self.streamed)
+
+    @property
+    def used(self) -> int:
+        """Bytes of memory that all items take together."""
+        return sum(size for _, size in self.items)
+
+
+def make_plan(demand: Demand, memory: int, context: int | None, most_context: int, host: int = 0) -> Plan:
+    """Share `memory` out: as many layers resident as fit, spread evenly between the streamed ones.
+
+    `context`: tokens, or None to choose. `host`: bytes of the host's memory for layers that the device cannot hold.
+    Raises TreelineError that says the least that works.
+    """
+    tokens = min(context or choose_context(demand, memory, most_context), most_context)
+    fixed = (*demand.fixed, ("KV cache", demand.per_token * (tokens + demand.extra_tokens)), ("margin", MARGIN))
+    room = memory - sum(size for _, size in fixed)
+    sizes = [align(size, HUGE_PAGE) for size in demand.layers]
+    count, ring = len(sizes), 0
+    if sum(sizes) > room:
+        ring = LEAST_SLOTS * max(sizes)
+        count = _how_many(sizes, room - ring)
+    least = _least(demand, tokens)
+    if count < 0:
+        raise TreelineError(
+            f"{memory / MIB:.0f} MiB of memory are too little for this model: it needs at least"
+            f" {-(-least // MIB)} MiB with a context of {tokens} tokens (weights are streamed then); allow more, or"
+            " choose a smaller context_length or model"
+        )
+    resident = spread(count, len(sizes))
+    rest = [index for index in range(len(sizes)) if index not in set(resident)]
+    kept = _how_many([sizes[index] for index in rest], host)
+    items = (*fixed, ("layers", sum(sizes[index] for index in resident)), ("ring", ring))
+    return Plan(
+        memory,
+        tokens,
+        LEAST_SLOTS if ring else 0,
+        resident,
+        tuple(rest[place] for place in spread(max(kept, 0), len(rest))),
+        demand.layers,
+        items,
+        least,
+    )
+
+
+def spread(count: int, total: int) -> tuple[int, ...]:
+    """`count` of the numbers below `total`, at even distances."""
+    return tuple(index for index in range(total) if (index + 1) * count // total > index * count // total)
+
+
+def _how_many(sizes: Sequence[int], room: int) -> int:
+    """How many layers fit, taking each for the largest; -1 if even none is too much."""
+    return -1 if room < 0 else min(len(sizes), room // max(sizes, default=1))
+
+
+def choose_context(demand: Demand, memory: int, most: int) -> int:
+    """Tokens of context, at most `most`, that leave most of the memory to weights."""
+    for tokens in (min(each, most) for each in CONTEXTS):
+        if 4 * demand.per_token * tokens <= memory and _least(demand, tokens) <= memory:
+            return tokens
+    return min(CONTEXTS[-1], most)
+
+
+def _least(demand: Demand, tokens: int) -> int:
+    """Bytes without which nothing works: all layers, or a ring to stream them through, beside what is fixed."""
+    sizes = [align(size, HUGE_PAGE) for size in demand.layers]
+    layers = min(sum(sizes), LEAST_SLOTS * max(sizes))
+    return sum(size for _, size in demand.fixed) + demand.per_token * (tokens + demand.extra_tokens) + MARGIN + layers
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of computing all layers and the output projection for a number of rows, and bytes per second.
+
+    `link`: into the device's memory from the host's, None where they are one.
+    """
+
+    compute: Callable[[int], float]
+    disk: float
+    link: float | None = None
+    draft: float = 0.0  # of one pass of the drafter
+
+
+def stream_seconds(plan: Plan, costs: Costs) -> float:
+    """Time of moving what one pass streams."""
+    link = costs.link or float("inf")
+    from_host = sum(plan.layers[index] for index in plan.host)
+    from_disk = plan.streamed_bytes - from_host
+    return max(plan.streamed_bytes / link, from_disk / costs.disk)
+
+
+def step_seconds(plan: Plan, costs: Costs, rows: int, draft: float = 0.0) -> float:
+    """Time of drafting for `draft` seconds and one pass over `rows` rows (see the formula above)."""
+    stream = stream_seconds(plan, costs)
+    ahead = stream * plan.slots / max(len(plan.streamed), 1)
+    return max(stream + max(0.0, draft - ahead) if stream else 0.0, costs.compute(rows) + draft)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The best tree for a plan: nodes (root included), depth, and what a step with it takes and yields."""
+
+    nodes: int
+    depth: int
+    seconds: float
+    tokens: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds
+
+
+def forecast(plan: Plan, costs: Costs, acceptance: Sequence[float], most_nodes: int = MOST_NODES) -> Forecast:
+    """Choose the tree that yields the most tokens per second.
+
+    `acceptance[i]`: the chance that the i-th child of an accepted node is the accepted one, best first.
+    """
+    table = expected_tokens(acceptance, most_nodes, MOST_DEPTH)
+    times = np.array(
+        [
+            [step_seconds(plan, costs, nodes, depth * costs.draft) for nodes in range(1, most_nodes + 1)]
+            for depth in range(MOST_DEPTH + 1)
+        ]
+    )
+    depth, column = np.unravel_index(int((table[:, 1:] / times).argmax()), times.shape)
+    tokens, seconds = float(table[depth, column + 1]), float(times[depth, column])
+    return Forecast(int(column) + 1, int(depth), seconds, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A change, the seconds that it takes off a pass of one row, and tokens per second with the best tree then."""
+
+    change: str
+    saved: float
+    rate: float
+
+
+def advice(replan: Callable[[int], Plan], plan: Plan, costs: Costs, acceptance: Sequence[float]) -> list[Advice]:
+    """What would help, the most effective first. `replan`: a plan for so many bytes of memory more."""
+    now = step_seconds(plan, costs, 1)
+    rate = forecast(plan, costs, acceptance).rate
+    changes = [
+        ("4 GiB more memory", replan(MORE_MEMORY), costs),
+        ("a disk twice as fast", plan, replace(costs, disk=2 * costs.disk)),
+        ("computing twice as fast", plan, replace(costs, compute=_halved(costs.compute), draft=costs.draft / 2)),
+    ]
+    if costs.link:
+        changes.append(("a link twice as fast", plan, replace(costs, link=2 * costs.link)))
+    found = [
+        Advice(change, now - step_seconds(changed, with_costs, 1), forecast(changed, with_costs, acceptance).rate)
+        for change, changed, with_costs in changes
+    ]
+    return sorted((each for each in found if each.rate > 1.01 * rate), key=lambda each: -each.rate)
+
+
+def _halved(seconds: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda rows: seconds(rows) / 2

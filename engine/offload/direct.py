@@ -15,7 +15,7 @@ from engine.errors import TreelineError
 from engine.offload.blob import align
 
 HUGE_PAGE = 2**21
-BLOCK = 2**22  # bytes of one read, and under one checksum: enough for the disk, and for threads to share a layer
+BLOCK = 2**24  # bytes of one read: large enough for the disk, small enough for several threads to share a layer
 
 logger = logging.getLogger(__name__)
 

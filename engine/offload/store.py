@@ -27,7 +27,7 @@ from engine.offload.blob import CACHE_LINE, SECTOR, BlobLayout, align
 from engine.offload.direct import BLOCK, Buffer, DirectFile
 from engine.offload.header import Header, Source, Unusable
 
-READERS = 4
+READERS = 3
 HEAD, EMBEDDING = "head", "embedding"
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 SHARD_BYTES = 4_900_000_000
-SIZES = {"F16": 2, "I32": 4}
+SIZES = {"F16": 2, "BF16": 2, "I32": 4}
 Progress = Callable[[int], None]  # bytes written
 Chunks = Callable[[], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A tensor to be: `chunks` makes its rows, some at a time. `dtype` in safetensors' words: F16 or I32."""
+    """A tensor to be: `chunks` makes its rows, some at a time. `dtype` in safetensors' words: F16, BF16 or I32."""
 
     name: str
     dtype: str
@@ -72,6 +73,6 @@ def _write(tensors: Sequence[Planned], path: Path, progress: Progress) -> None:
         for tensor in tensors:
             start = file.tell()
             for chunk in tensor.chunks():
-                progress(file.write(chunk.contiguous().numpy().data))
+                progress(file.write(chunk.contiguous().view(torch.uint8).numpy().data))
             if file.tell() - start != tensor.bytes:
                 raise ValueError(f"{tensor.name}: {file.tell() - start} bytes written, {tensor.bytes} planned")

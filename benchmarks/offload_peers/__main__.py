@@ -5,7 +5,7 @@
 
 Every peer runs in a memory control group of --memory, which counts the page cache of what it reads as well, with its
 files dropped from the page cache before it starts; one peer after the other, on the same token ids, greedily. It begins
-no pass after --seconds of a prompt. Needs root, and Linux. --model is a checkpoint of benchmarks.make_checkpoint; its
+no pass --seconds after the first. Needs root, and Linux. --model is a checkpoint of benchmarks.make_checkpoint; its
 forms for the other libraries are kept in --work. Rates leave out the first pass, which reads the prompt.
 """
 
@@ -79,9 +79,9 @@ def parse_arguments() -> Options:
     add("--cases", type=Path, required=True, help="JSON Lines, as for `treeline bench decode`")
     add("--work", type=Path, required=True, help="folder for the weights in the other libraries' formats")
     add("--prompts", type=int, default=3, help="how many cases (default: 3)")
-    add("--prompt-tokens", type=int, default=200, help="only cases with at most so many tokens (default: 200)")
+    add("--prompt-tokens", type=int, default=128, help="only cases with at most so many tokens (default: 128)")
     add("--max-tokens", type=int, default=32, help="tokens of every completion at most (default: 32)")
-    add("--seconds", type=float, default=60, help="begin no pass of a prompt after this time (default: 60)")
+    add("--seconds", type=float, default=60, help="begin no pass of a prompt so long after its first (default: 60)")
     add("--memory", default="2GiB", help="limit of every peer, page cache included (default: 2GiB)")
     add("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of every peer (default: all)")
     add("--llama-python", help="an interpreter that has llama-cpp-python and gguf; without it llama.cpp is left out")

@@ -35,12 +35,12 @@ class Backend:
             self._model.generation_config.eos_token_id = None
             self._model.generation_config.pad_token_id = 0
         prompt = torch.tensor([job.prompt])
-        options: dict[str, Any] = {"max_time": job.seconds} if "seconds" in job.settings else {}
         watch = Watch()
+        late = [watch.stop_after(job.seconds)]
         with torch.inference_mode():
             output = self._model.generate(
                 prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=job.max_tokens, do_sample=False,
-                use_cache=True, streamer=watch, **options,
+                use_cache=True, streamer=watch, stopping_criteria=late,
             )  # fmt: skip
         tokens: list[int] = output[0, len(job.prompt) :].tolist()
         return Reply(tuple(tokens), watch.counts[1], watch.times[1], watch.times[-1], len(watch.times) - 1)

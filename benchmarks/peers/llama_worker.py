@@ -91,7 +91,7 @@ def autoregressive(target: Context, job: Job) -> Reply:
     target.truncate(0)
     tokens = target.evaluate(job.prompt)
     first = time.perf_counter() - began
-    while len(tokens) < job.max_tokens and time.perf_counter() - began < job.seconds:
+    while len(tokens) < job.max_tokens and time.perf_counter() - began - first < job.seconds:
         tokens += target.evaluate(tokens[-1:])
     return Reply(tuple(tokens), 1, first, time.perf_counter() - began, len(tokens))
 
@@ -103,7 +103,7 @@ def speculative(target: Context, propose: Callable[[Sequence[int]], Sequence[int
     tokens = target.evaluate(job.prompt)
     first = time.perf_counter() - began
     passes = 1
-    while len(tokens) < job.max_tokens and time.perf_counter() - began < job.seconds:
+    while len(tokens) < job.max_tokens and time.perf_counter() - began - first < job.seconds:
         draft = propose([*job.prompt, *tokens])
         choices = target.evaluate([tokens[-1], *draft], rows=len(draft) + 1)
         passes += 1

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Job:
     """Complete `prompt` greedily by exactly `max_tokens` tokens, from a cold cache, ignoring end tokens.
 
-    With "seconds" among its settings, a reply may have fewer: no pass begins when so many have gone by.
+    With "seconds" among its settings, a reply may have fewer: no pass begins when so many have gone by since the first.
     """
 
     prompt: tuple[int, ...]
@@ -33,7 +33,7 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """How long new passes may begin; infinity without a limit."""
+        """How long after the first pass new ones may begin; infinity without a limit."""
         return float(self.settings.get("seconds", math.inf))
 
 

@@ -35,6 +35,17 @@ class Watch:
     def end(self) -> None:
         """Nothing is buffered."""
 
+    def stop_after(self, seconds: float) -> transformers.StoppingCriteria:
+        """Tell `generate` to end when so much time has gone by since the first pass."""
+        watch = self
+
+        class Late(transformers.StoppingCriteria):
+            def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+                late = len(watch.times) > 1 and time.perf_counter() - watch.began - watch.times[1] > seconds
+                return torch.full((len(input_ids),), late)
+
+        return Late()
+
 
 class Backend:
     """Loads each folder once per dtype."""
@@ -49,6 +60,7 @@ class Backend:
         settings = job.settings
         dtype = str(settings.get("dtype", "float32"))
         model = self._model(str(settings["model"]), dtype, bool(settings.get("disk")))
+        watch = Watch()
         options: dict[str, Any] = {}
         if "assistant" in settings:
             assistant = self._model(str(settings["assistant"]), dtype)
@@ -60,10 +72,9 @@ class Backend:
         if "lookup" in settings:
             options["prompt_lookup_num_tokens"] = int(settings["lookup"])
         if "seconds" in settings:
-            options["max_time"] = job.seconds
+            options["stopping_criteria"] = [watch.stop_after(job.seconds)]
         prompt = torch.tensor([job.prompt])
         mask = torch.ones_like(prompt)
-        watch = Watch()
         with torch.inference_mode():
             output = model.generate(
                 prompt, attention_mask=mask, max_new_tokens=job.max_tokens, do_sample=False, streamer=watch, **options

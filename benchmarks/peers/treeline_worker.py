@@ -47,7 +47,7 @@ class Backend:
         decoding = Decoding(self._target, self._tokenizer, job.prompt, SamplingParams(), self._speculation(job))
         tokens: list[int] = []
         first_count, first = 0, 0.0
-        while len(tokens) < job.max_tokens and time.perf_counter() - began < job.seconds:
+        while len(tokens) < job.max_tokens and time.perf_counter() - began - first < job.seconds:
             tokens += decoding.step(job.max_tokens - len(tokens), never)
             if first_count == 0:
                 first_count, first = len(tokens), time.perf_counter() - began

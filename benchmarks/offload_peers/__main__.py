@@ -55,6 +55,11 @@ class Options:
     only: str
     json: bool
 
+    @property
+    def context(self) -> int:
+        """Tokens that caches need room for: drafts may go beyond the last token."""
+        return self.prompt_tokens + self.max_tokens + 64
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -102,12 +107,14 @@ def choose_prompts(options: Options) -> list[Prompt]:
 
 
 def treeline(options: Options) -> list[Peer]:
-    """Treeline within the limit; a sixteenth is left for what the kernel charges to the group."""
-    memory = parse_size(options.memory) * 15 // 16
-    arguments = ["--target", str(options.model), "--drafter", str(options.drafter), "--memory", str(memory)]
+    """Treeline within the limit, less what the kernel charges to the group; alone, and with the drafter."""
+    memory = parse_size(options.memory) * 31 // 32
+    alone = ["--target", str(options.model), "--memory", str(memory), "--context", str(options.context)]
+    pair = [*alone, "--drafter", str(options.drafter)]
+    worker = "benchmarks.peers.treeline_worker"
     return [
-        Peer(name, sys.executable, "benchmarks.peers.treeline_worker", arguments, {"speculation": how}, options.model)
-        for name, how in (("Treeline", True), ("Treeline one by one", False))
+        Peer("Treeline", sys.executable, worker, pair, {"speculation": True}, options.model),
+        Peer("Treeline one by one", sys.executable, worker, alone, {"speculation": False}, options.model),
     ]
 
 
@@ -125,13 +132,12 @@ def llama(options: Options) -> list[Peer]:
             command = [options.llama_python, "-m", f"benchmarks.{module}", str(source), str(unfinished)]
             subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
             unfinished.rename(folder / f"{name}.gguf")
-    context = str(options.prompt_tokens + options.max_tokens + 64)
     plain: dict[str, Any] = {"model": str(folder / "target.gguf"), "repack": False, "flash_attention": True}
     draft = {**plain, "draft": str(folder / "draft.gguf")}
     kinds = [("", plain), *((f", {count} drafted", {**draft, "draft_tokens": count}) for count in (4, 8, 16))]
     worker = "benchmarks.peers.llama_worker"
     return [
-        Peer(f"llama.cpp{name}", options.llama_python, worker, ["--context", context], settings, folder)
+        Peer(f"llama.cpp{name}", options.llama_python, worker, ["--context", str(options.context)], settings, folder)
         for name, settings in kinds
     ]
 

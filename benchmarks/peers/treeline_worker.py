@@ -32,10 +32,13 @@ from engine.tokenizer import Tokenizer
 class Backend:
     """The pair, loaded as `treeline complete` loads it."""
 
-    def __init__(self, target: Path, drafter: Path | None, memory: int | None) -> None:
-        """Load the checkpoints, within `memory` bytes if given; `drafter` None drafts from n-grams alone."""
+    def __init__(self, target: Path, drafter: Path | None, memory: int | None, context: int | None) -> None:
+        """Load the checkpoints; `drafter` None drafts from n-grams alone.
+
+        With `memory`, weights and caches for `context` tokens stay within so many bytes.
+        """
         self._tokenizer = Tokenizer.load(target)
-        models = load_pair(target, drafter) if memory is None else load_pair_within(memory, target, drafter)
+        models = load_pair(target, drafter) if memory is None else load_pair_within(memory, target, drafter, context)
         self._target = Target(models[0])
         self._drafter = ModelDrafter(Draft(models[1])) if models[1] else None
         self._budget = AutoBudget()
@@ -75,11 +78,13 @@ def load_pair(target: Path, drafter: Path | None) -> tuple[Transformer, Transfor
     return load_transformer(target, LoadOptions()), load_transformer(drafter, guesses) if drafter else None
 
 
-def load_pair_within(memory: int, target: Path, drafter: Path | None) -> tuple[Transformer, Transformer | None]:
+def load_pair_within(
+    memory: int, target: Path, drafter: Path | None, context: int | None
+) -> tuple[Transformer, Transformer | None]:
     """Load them as `treeline complete --memory` does: layers that do not fit are streamed."""
     from engine.offload.load import load_within  # pyright: ignore[reportMissingImports]
 
-    loaded = load_within(memory, target, drafter, None)
+    loaded = load_within(memory, target, drafter, context)
     return loaded.target, loaded.drafter
 
 
@@ -90,9 +95,10 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True, help="checkpoint folder")
     parser.add_argument("--drafter", type=Path, help="checkpoint folder; none: n-grams alone")
     parser.add_argument("--memory", type=int, help="bytes that weights and caches may take (default: no limit)")
+    parser.add_argument("--context", type=int, help="with --memory: tokens that caches are for (default: the model's)")
     arguments = parser.parse_args()
     cpu.use_threads(arguments.threads, native_only=True)
-    backend = Backend(arguments.target, arguments.drafter, arguments.memory)
+    backend = Backend(arguments.target, arguments.drafter, arguments.memory, arguments.context)
     serve({"treeline": __version__, "python": platform.python_version(), "torch": torch.__version__}, backend.complete)
 
 

@@ -19,7 +19,7 @@ from engine.model.weights import Checkpoint
 LOW_GAIN = 2.0**8  # rests are stored times this: they would be subnormal in half precision
 ROWS = 1024  # of a matrix that are made at a time
 EMPTY_WORD = -0x77777778  # eight nibbles of 8: weights that are zero
-EMPTY_SCALE = 2.0**-8
+EMPTY_SCALE = 0.0  # so that they stay zero in formats that round scale times zero point
 DEVIATION = 4.61  # of a nibble drawn evenly
 
 

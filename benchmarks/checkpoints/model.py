@@ -17,11 +17,10 @@ from benchmarks.checkpoints.writer import Planned
 from engine.model.config import ModelConfig
 from engine.model.weights import Checkpoint
 
-CONSTANT = 2.0**-18  # its square is lost in the rounding of any sum of squares
-UNUSED_NORM, UNUSED_OUTPUT = (
-    2.0**15,
-    2.0**15,
-)  # 2 CONSTANT times both, over a row's magnitude: -logit of an unused token
+CONSTANT = 2.0**-12  # its square hardly counts in any sum of squares
+# An unused token's logit is -2 CONSTANT UNUSED_NORM UNUSED_OUTPUT over the magnitude of a row.
+UNUSED_NORM = 2.0**12
+UNUSED_OUTPUT = 2.0**12
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ With H and h the hidden sizes, D and d the head sizes, of the large and the smal
 - Attention divides by sqrt(D): queries are multiplied by sqrt(D / d). Unless that is a power of two, the product is
   rounded, so its first half-precision part reads one copy and the rest of it another.
 - Tokens that only the large vocabulary has get a logit far below all others. Two columns hold a constant, too small to
-  change the mean square; the last norm enlarges it with opposite signs, and the output rows of these tokens subtract
+  matter to the mean square; the last norm enlarges it with opposite signs, and the output rows of these tokens subtract
   both. In a tied embedding, all of whose rows contain the constant, the two cancel for the other tokens.
 - Groups of inputs that share a scale stay together, each alone in a group of the large model. Where a group spans
   several heads, the others repeat the first one's queries: heads without queries would mix the values evenly, and
@@ -151,7 +151,8 @@ def _columns(small: int, large: int, gains: list[int], reads: int, group: int) -
     width = -(-int(read[-1] + 1) // GROUP) * GROUP
     columns = [read + width * index for index in range(reads)]
     constants = torch.tensor([width * reads, width * reads + 1])
-    taken = {int(column) for placed in (*columns, constants) for column in placed}
+    alone = range(width * reads, width * reads + GROUP)  # formats that round a group together keep the constants
+    taken = {int(column) for placed in columns for column in placed} | set(alone)
     free = iter(column for column in range(large) if column not in taken)
     columns += [torch.tensor(list(islice(free, small))) for _ in gains[reads:]]
     if int(constants[-1]) >= large or any(len(placed) < small for placed in columns):

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import gguf  # pyright: ignore[reportMissingImports] - of the interpreter that has llama-cpp-python
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from gguf.utility import SafetensorsLocal  # pyright: ignore[reportMissingImports]
 
 Float32 = npt.NDArray[np.float32]
+Weight = TypeVar("Weight", bound=npt.NDArray[Any])
 Type: Any = gguf.GGMLQuantizationType
 
 # (matrices, embedding and output) of each kind of file
@@ -68,11 +69,11 @@ def gguf_name(name: str) -> str:
     return f"blk.{parts[2]}.{LAYER_NAMES[middle]}.{parts[-1]}"
 
 
-def permute(weight: Float32, heads: int) -> Float32:
+def permuted(weight: Weight, heads: int) -> Weight:
     """Rows of each head from the rotate-half order to the interleaved order that llama.cpp rotates in."""
     rows = weight.shape[0]
     pairs = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))
+    return cast(Weight, np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape)))
 
 
 def rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,9 +152,9 @@ def convert(checkpoint: Path, out: Path, kind: str) -> None:
         if config.get("tie_word_embeddings") and name == "lm_head.weight":
             continue
         if ".q_proj." in name:
-            weight = permute(weight, heads)
+            weight = permuted(weight, heads)
         elif ".k_proj." in name:
-            weight = permute(weight, kv_heads)
+            weight = permuted(weight, kv_heads)
         kind_of_tensor = vocabulary_type if name in ("model.embed_tokens.weight", "lm_head.weight") else matrix_type
         if weight.ndim == 1 or kind_of_tensor == Type.F32:
             writer.add_tensor(gguf_name(name), weight)

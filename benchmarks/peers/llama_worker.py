@@ -2,7 +2,8 @@
 
 Calls llama.cpp's C functions directly: llama-cpp-python's own loop (a sampler chain, copies of the logits) would cost
 it time that is not llama.cpp's. Settings of a job: `model` (a GGUF file), `flash_attention`, `n_batch`, `kv` ("f16" or
-"f32"), and for speculation `draft` (a GGUF file) or `lookup` (n-gram size), with `draft_tokens`.
+"f32"), `repack` (false: weights stay as they lie in the mapped file), and for speculation `draft` (a GGUF file) or
+`lookup` (n-gram size), with `draft_tokens`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Context:
         # Any: llama-cpp-python's ctypes structures are untyped
         lib: Any = llama_cpp
         self._lib = lib
-        self._model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        loading = lib.llama_model_default_params()
+        loading.use_extra_bufts = bool(settings.get("repack", True))
+        self._model = lib.llama_model_load_from_file(path.encode(), loading)
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         params = lib.llama_context_default_params()
@@ -88,7 +91,7 @@ def autoregressive(target: Context, job: Job) -> Reply:
     target.truncate(0)
     tokens = target.evaluate(job.prompt)
     first = time.perf_counter() - began
-    while len(tokens) < job.max_tokens:
+    while len(tokens) < job.max_tokens and time.perf_counter() - began - first < job.seconds:
         tokens += target.evaluate(tokens[-1:])
     return Reply(tuple(tokens), 1, first, time.perf_counter() - began, len(tokens))
 
@@ -100,7 +103,7 @@ def speculative(target: Context, propose: Callable[[Sequence[int]], Sequence[int
     tokens = target.evaluate(job.prompt)
     first = time.perf_counter() - began
     passes = 1
-    while len(tokens) < job.max_tokens:
+    while len(tokens) < job.max_tokens and time.perf_counter() - began - first < job.seconds:
         draft = propose([*job.prompt, *tokens])
         choices = target.evaluate([tokens[-1], *draft], rows=len(draft) + 1)
         passes += 1

@@ -7,6 +7,7 @@ answers one job at a time, so that whoever is not being measured is blocked on i
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,11 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Complete `prompt` greedily by exactly `max_tokens` tokens, from a cold cache, ignoring end tokens."""
+    """Complete `prompt` greedily by exactly `max_tokens` tokens, from a cold cache, ignoring end tokens.
+
+    With "seconds" among its settings, a reply may have fewer: no pass begins when so many have gone by since the first.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int
     settings: Mapping[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """How long after the first pass new ones may begin; infinity without a limit."""
+        return float(self.settings.get("seconds", math.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +72,22 @@ def serve(versions: Mapping[str, str], complete: Callable[[Job], Reply]) -> None
 class Worker:
     """One peer's process. Use as a context manager; it ends with its standard input."""
 
-    def __init__(self, python: str, module: str, arguments: Sequence[str], threads: int) -> None:
-        """Start `python -m module` in the repository; `threads` goes to it and to all its thread pools."""
+    def __init__(
+        self,
+        python: str,
+        module: str,
+        arguments: Sequence[str],
+        threads: int,
+        within: Callable[[Sequence[str]], Sequence[str]] = list,
+    ) -> None:
+        """Start `python -m module` in the repository; `threads` goes to it and to all its thread pools.
+
+        `within`: changes the command.
+        """
         pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self.name = module.rsplit(".", 1)[-1]
         self._process = subprocess.Popen(
-            [python, "-m", module, "--threads", str(threads), *arguments],
+            within([python, "-m", module, "--threads", str(threads), *arguments]),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
             env={**os.environ, **pools, "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip

@@ -2,7 +2,8 @@
 
 Settings of a job: `model` and, for assisted generation, `assistant` (folders of plain checkpoints), `dtype`,
 `assistant_tokens` (a number), `schedule` ("constant", "heuristic_transient" ...), `confidence` (threshold at which the
-assistant stops, 0: never), or `lookup` (prompt lookup: number of tokens).
+assistant stops, 0: never), or `lookup` (prompt lookup: number of tokens). `disk`: accelerate reads the layers from the
+checkpoint whenever they are needed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,17 @@ class Watch:
     def end(self) -> None:
         """Nothing is buffered."""
 
+    def stop_after(self, seconds: float) -> transformers.StoppingCriteria:
+        """Tell `generate` to end when so much time has gone by since the first pass."""
+        watch = self
+
+        class Late(transformers.StoppingCriteria):
+            def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+                late = len(watch.times) > 1 and time.perf_counter() - watch.began - watch.times[1] > seconds
+                return torch.full((len(input_ids),), late)
+
+        return Late()
+
 
 class Backend:
     """Loads each folder once per dtype."""
@@ -41,13 +53,14 @@ class Backend:
     def __init__(self) -> None:
         """Models are loaded when a job first needs them."""
         # Any: transformers' models are typed too loosely to call generate under strict checking
-        self._models: dict[tuple[str, str], Any] = {}
+        self._models: dict[tuple[str, str, bool], Any] = {}
 
     def complete(self, job: Job) -> Reply:
         """`generate`, greedy, from an empty cache."""
         settings = job.settings
         dtype = str(settings.get("dtype", "float32"))
-        model = self._model(str(settings["model"]), dtype)
+        model = self._model(str(settings["model"]), dtype, bool(settings.get("disk")))
+        watch = Watch()
         options: dict[str, Any] = {}
         if "assistant" in settings:
             assistant = self._model(str(settings["assistant"]), dtype)
@@ -58,9 +71,10 @@ class Backend:
             options["assistant_model"] = assistant
         if "lookup" in settings:
             options["prompt_lookup_num_tokens"] = int(settings["lookup"])
+        if "seconds" in settings:
+            options["stopping_criteria"] = [watch.stop_after(job.seconds)]
         prompt = torch.tensor([job.prompt])
         mask = torch.ones_like(prompt)
-        watch = Watch()
         with torch.inference_mode():
             output = model.generate(
                 prompt, attention_mask=mask, max_new_tokens=job.max_tokens, do_sample=False, streamer=watch, **options
@@ -69,14 +83,23 @@ class Backend:
         tokens = cast(list[int], output[0, len(job.prompt) :].tolist())
         return Reply(tuple(tokens), watch.counts[1], watch.times[1], total, len(watch.times) - 1)
 
-    def _model(self, folder: str, dtype: str) -> Any:
-        if (folder, dtype) not in self._models:
+    def _model(self, folder: str, dtype: str, disk: bool = False) -> Any:
+        key = folder, dtype, disk
+        if key not in self._models:
             auto: Any = transformers.AutoModelForCausalLM
-            model = auto.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+            how = {"device_map": disk_map(folder)} if disk else {}
+            model = auto.from_pretrained(folder, dtype=getattr(torch, dtype), **how).eval()
             model.generation_config.eos_token_id = None  # every peer writes exactly max_tokens
             model.generation_config.pad_token_id = 0
-            self._models[folder, dtype] = model
-        return self._models[folder, dtype]
+            self._models[key] = model
+        return self._models[key]
+
+
+def disk_map(folder: str) -> dict[str, str]:
+    """Where accelerate keeps the parts of a Llama: all weights that a pass reads whole stay on the disk."""
+    layers = transformers.AutoConfig.from_pretrained(folder).num_hidden_layers
+    on_disk = ["model.embed_tokens", *(f"model.layers.{index}" for index in range(layers)), "lm_head"]
+    return {"model.norm": "cpu", "model.rotary_emb": "cpu", **dict.fromkeys(on_disk, "disk")}
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Checkpoints of a published model's size that say what a small one says."""

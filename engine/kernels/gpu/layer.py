@@ -149,8 +149,9 @@ class GpuLayer:
         }
         scale = math.log2(math.e) / math.sqrt(head_dim)
         if chunks:
-            # A warp for each 16 rows: its sums are then made in one order, however many rows there are.
-            tile = 16 if rows * group <= 16 else 32 if rows * group <= 32 else 64
+            # A warp for each 16 rows: its sums are then made in one order, however many rows there are. Tiles of 64
+            # would use another tensor-core instruction on some GPUs.
+            tile = 64 if merged else 32 if rows * group > 16 else 16
             grid = (1 if merged else chunks, triton.cdiv(rows * group, tile), kv_heads)
             attend_prefix[grid](
                 queries,

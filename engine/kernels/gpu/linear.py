@@ -78,7 +78,7 @@ class Int4Linear:
         n, groups = layout.out_features, layout.groups
         self.words = _view(words, torch.int32, layout.blocks * 32, n)
         self.zeros = _view(zeros, torch.int32, -(-groups // 8), n)
-        self.scales = _view(scales, torch.float16, groups, n)
+        self.scales = _view(scales, torch.int32, groups // 2, n)
         self.bias = _view(bias, torch.float32, 1, n)[0] if layout.bias else None
 
     @classmethod
@@ -106,7 +106,9 @@ class Int4Linear:
             _pack(q, packed.words[begin // 8 :], 32)
         zeros = torch.full(tuple(scales.shape), reference.NO_ZERO_POINT, dtype=torch.uint8, device=device)
         _pack(zeros if qzeros is None else reference.unpack_nibbles(qzeros.to(device)), packed.zeros, 1)
-        packed.scales[: len(scales)] = scales.to(device)
+        padded = functional.pad(scales.to(device, torch.float16), (0, 0, 0, layout.groups - len(scales)))
+        pairs = padded.view(-1, 2, layout.out_features).transpose(1, 2).contiguous()
+        packed.scales.copy_(pairs.view(torch.int32)[..., 0])
         if packed.bias is not None and bias is not None:
             packed.bias.copy_(bias)
         return packed
@@ -221,8 +223,8 @@ def multiply_int4(x: Tensor, words: Tensor, zeros: Tensor, scales: Tensor, layou
         GROUP=layout.group_size,
         TILE_M=tiles.rows,
         TILE_N=tiles.columns,
+        STAGES=tiles.stages,
         num_warps=tiles.warps,
-        num_stages=tiles.stages,
     )
     return out
 
@@ -264,7 +266,7 @@ def _int4_tiles(product: Product) -> Tiles:
     def sample() -> Callable[[Tensor, Tiles], object]:
         buffer = torch.randint(0, 256, (layout.size,), dtype=torch.uint8, device=product.device)
         linear = Int4Linear(layout, buffer, product.dtype)
-        linear.scales.fill_(0.01)  # random bytes would hold infinities
+        linear.scales.fill_(0x21002100)  # 0.01 twice: random bytes would hold infinities
         return lambda x, tiles: multiply_int4(x, linear.words, linear.zeros, linear.scales, layout, tiles)
 
     return tune.fastest(product, _runner(product, layout.size, sample))

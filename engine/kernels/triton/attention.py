@@ -13,14 +13,13 @@ The first kernel attends to whole chunks of the prefix, the second to what is le
 
 from __future__ import annotations
 
-from typing import Any
 
 import triton
 from triton import language as tl
 
 
 @triton.jit
-def attend(q: Any, key: Any, value: Any, scale: Any, valid: Any, best: Any, mass: Any, mixed: Any) -> Any:
+def attend(q: tl.tensor, key: tl.tensor, value: tl.tensor, scale: tl.tensor, valid: tl.tensor, best: tl.tensor, mass: tl.tensor, mixed: tl.tensor) -> tl.tensor:
     """Take more positions into the running softmax: largest score, sum of weights, weighted values.
 
     `q` [rows, dims], `key` [dims, positions], `value` [positions, dims]; `scale` holds log2(e), for powers of two.
@@ -36,7 +35,7 @@ def attend(q: Any, key: Any, value: Any, scale: Any, valid: Any, best: Any, mass
 
 
 @triton.jit
-def merge(best: Any, mass: Any, mixed: Any, top: Any, more: Any, values: Any) -> Any:
+def merge(best: tl.tensor, mass: tl.tensor, mixed: tl.tensor, top: tl.tensor, more: tl.tensor, values: tl.tensor) -> tl.tensor:
     """Add a chunk (top, more, values) to what the chunks before it gave."""
     highest = tl.maximum(best, top)
     shrink, grow = tl.exp2(best - highest), tl.exp2(top - highest)
@@ -46,14 +45,14 @@ def merge(best: Any, mass: Any, mixed: Any, top: Any, more: Any, values: Any) ->
 
 @triton.jit(do_not_specialize=["m"])
 def attend_prefix(
-    queries: Any,  # [M, HEADS, HEAD_DIM]
-    cache: Any,  # [keys|values, KV_HEADS, capacity, HEAD_DIM]
-    state: Any,  # int32: PassState.scalars
-    partial: Any,  # out: float32 [chunks, M, HEADS, HEAD_DIM]
-    summary: Any,  # out: float32 [chunks, M, HEADS, 2]: largest score, sum of weights
-    m: Any,
-    capacity: Any,
-    scale: Any,
+    queries: tl.tensor,  # [M, HEADS, HEAD_DIM]
+    cache: tl.tensor,  # [keys|values, KV_HEADS, capacity, HEAD_DIM]
+    state: tl.tensor,  # int32: PassState.scalars
+    partial: tl.tensor,  # out: float32 [chunks, M, HEADS, HEAD_DIM]
+    summary: tl.tensor,  # out: float32 [chunks, M, HEADS, 2]: largest score, sum of weights
+    m: tl.tensor,
+    capacity: tl.tensor,
+    scale: tl.tensor,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -101,18 +100,18 @@ def attend_prefix(
 
 @triton.jit(do_not_specialize=["m", "width"])
 def attend_rest(
-    queries: Any,
-    cache: Any,
-    state: Any,
-    positions: Any,  # int32 [M]
-    table: Any,  # int32 [M, width]: slots of the ancestors, and the row's own, at positions from `straight` on
-    partial: Any,
-    summary: Any,
-    out: Any,  # float16 or bfloat16 [M, HEADS, HEAD_DIM]
-    m: Any,
-    capacity: Any,
-    width: Any,
-    scale: Any,
+    queries: tl.tensor,
+    cache: tl.tensor,
+    state: tl.tensor,
+    positions: tl.tensor,  # int32 [M]
+    table: tl.tensor,  # int32 [M, width]: slots of the ancestors, and the row's own, at positions from `straight` on
+    partial: tl.tensor,
+    summary: tl.tensor,
+    out: tl.tensor,  # float16 or bfloat16 [M, HEADS, HEAD_DIM]
+    m: tl.tensor,
+    capacity: tl.tensor,
+    width: tl.tensor,
+    scale: tl.tensor,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,

@@ -10,7 +10,6 @@ the other rows, nor on how large the tiles are.
 
 from __future__ import annotations
 
-from typing import Any
 
 import triton
 from triton import language as tl
@@ -21,26 +20,36 @@ MAGIC: tl.constexpr = tl.constexpr(0x4B000000)  # the float32 2^23: its last bit
 
 
 @triton.jit
-def nibbles(words: Any, shift: Any, zero: Any) -> Any:
+def nibbles(words: tl.tensor, shift: tl.tensor, zero: tl.tensor) -> tl.tensor:
     """Float32 (words >> shift) % 16 - zero without an integer conversion, which GPUs are slow at; exact."""
     counted = ((words >> shift) & 15) | MAGIC
     return counted.to(tl.float32, bitcast=True) - (8388608.0 + zero.to(tl.float32))
 
 
+@triton.jit
+def group_terms(zeros: tl.tensor, scales: tl.tensor, group: tl.tensor, n: tl.tensor, columns: tl.tensor) -> tl.tensor:
+    """Zero points int32 and scales float32 of `columns` in a group; both come in words, which can be loaded ahead."""
+    inside = columns < n
+    zero = (tl.load(zeros + n * (group // 8) + columns, inside, 0) >> (group % 8 * 4)) & 15
+    pair = tl.load(scales + n * (group // 2) + columns, inside, 0) >> (group % 2 * 16)
+    return zero, pair.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["m", "blocks_per_split"])
 def int4_product(
-    x: Any,  # [M, K] float16 or bfloat16
-    words: Any,  # int32 [ceil(K / 256) * 32, N]
-    zeros: Any,  # int32 [ceil(groups / 8), N]: nibble i of word j is the zero point of group 8 j + i
-    scales: Any,  # float16 or bfloat16 [groups, N]
-    out: Any,  # float32 [splits, M, N]
-    m: Any,
-    n: Any,
-    k: Any,
-    blocks_per_split: Any,
+    x: tl.tensor,  # [M, K] float16 or bfloat16
+    words: tl.tensor,  # int32 [ceil(K / 256) * 32, N]
+    zeros: tl.tensor,  # int32 [ceil(groups / 8), N]: nibble i of word j is the zero point of group 8 j + i
+    scales: tl.tensor,  # int32 [groups / 2, N]: the float16 scales of two groups, the first in the low half
+    out: tl.tensor,  # float32 [splits, M, N]
+    m: tl.tensor,
+    n: tl.tensor,
+    k: tl.tensor,
+    blocks_per_split: tl.tensor,
     GROUP: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
+    STAGES: tl.constexpr,
 ) -> None:
     """Program (row tile, column tile, split)."""
     rows = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)
@@ -51,12 +60,12 @@ def int4_product(
     total = tl.zeros([TILE_M, TILE_N], tl.float32)
     first = split * blocks_per_split
     last = tl.minimum(first + blocks_per_split, tl.cdiv(k, BLOCK))
-    for block in range(first, last):
+    # Named here, the stages hold for the loads of scales too, which feed no product.
+    for block in tl.range(first, last, num_stages=STAGES):
         word = tl.load(words + (lane + block * LANES)[:, None] * n + columns[None, :], inside[None, :], 0)
         for part in tl.static_range(BLOCK // GROUP):
             group = block * (BLOCK // GROUP) + part
-            zero = (tl.load(zeros + n * (group // 8) + columns, inside, 0) >> (group % 8 * 4)) & 15
-            scale = tl.load(scales + n * group + columns, inside, 0).to(tl.float32)
+            zero, scale = group_terms(zeros, scales, group, n, columns)
             sums = tl.zeros([TILE_M, TILE_N], tl.float32)
             for plane in tl.static_range(part * (GROUP // LANES), (part + 1) * (GROUP // LANES)):
                 inputs = lane + (block * BLOCK + plane * LANES)
@@ -70,13 +79,13 @@ def int4_product(
 
 @triton.jit(do_not_specialize=["m", "blocks_per_split"])
 def dense_product(
-    x: Any,  # [M, K] float16 or bfloat16
-    weight: Any,  # [N, K], the same
-    out: Any,  # float32 [splits, M, N]
-    m: Any,
-    n: Any,
-    k: Any,
-    blocks_per_split: Any,
+    x: tl.tensor,  # [M, K] float16 or bfloat16
+    weight: tl.tensor,  # [N, K], the same
+    out: tl.tensor,  # float32 [splits, M, N]
+    m: tl.tensor,
+    n: tl.tensor,
+    k: tl.tensor,
+    blocks_per_split: tl.tensor,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
     STEP: tl.constexpr,  # inputs at a time; divides BLOCK
@@ -100,14 +109,14 @@ def dense_product(
 
 @triton.jit(do_not_specialize=["begin"])
 def int4_expand(
-    words: Any,
-    zeros: Any,
-    scales: Any,
-    out: Any,  # float16 or bfloat16 [K, width]: columns [begin, begin + width) of the weight
-    n: Any,
-    k: Any,
-    begin: Any,
-    width: Any,
+    words: tl.tensor,
+    zeros: tl.tensor,
+    scales: tl.tensor,
+    out: tl.tensor,  # float16 or bfloat16 [K, width]: columns [begin, begin + width) of the weight
+    n: tl.tensor,
+    k: tl.tensor,
+    begin: tl.tensor,
+    width: tl.tensor,
     GROUP: tl.constexpr,
     TILE_N: tl.constexpr,
 ) -> None:
@@ -120,8 +129,7 @@ def int4_expand(
     word = tl.load(words + (lane + block * LANES)[:, None] * n + columns[None, :], inside[None, :], 0)
     for plane in tl.static_range(8):
         group = block * (BLOCK // GROUP) + plane * LANES // GROUP
-        zero = (tl.load(zeros + n * (group // 8) + columns, inside, 0) >> (group % 8 * 4)) & 15
-        scale = tl.load(scales + n * group + columns, inside, 0).to(tl.float32)
+        zero, scale = group_terms(zeros, scales, group, n, columns)
         value = nibbles(word, plane * 4, zero[None, :]) * scale[None, :]
         inputs = lane + (block * BLOCK + plane * LANES)
         target = out + inputs.to(tl.int64)[:, None] * width + local[None, :]

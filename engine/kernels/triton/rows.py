@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import triton
 from triton import language as tl
 
 
 @triton.jit
-def add_parts(parts: Any, stride: Any, splits: Any, at: Any, mask: Any, bias: Any, column: Any) -> Any:
+def add_parts(parts: tl.tensor, stride: tl.tensor, splits: tl.tensor, at: tl.tensor, mask: tl.tensor, bias: tl.tensor, column: tl.tensor) -> tl.tensor:
     """Float32 sum of `parts` at offsets `at`, `splits` of them `stride` apart, plus bias where there is one."""
     total = tl.zeros(at.shape, tl.float32)
     for _ in range(splits):
@@ -25,15 +24,15 @@ def add_parts(parts: Any, stride: Any, splits: Any, at: Any, mask: Any, bias: An
 
 @triton.jit(do_not_specialize=["m", "splits"])
 def add_norm(
-    hidden: Any,  # float32 [M, width], the residual stream; updated in place where there is something to add
-    parts: Any,  # [splits, M, width], or None
-    bias: Any,  # [width], or None
-    weight: Any,  # [width], or None: no norm is wanted
-    out: Any,  # float16 or bfloat16 [M, width], or None
-    m: Any,
-    width: Any,
-    splits: Any,
-    eps: Any,
+    hidden: tl.tensor,  # float32 [M, width], the residual stream; updated in place where there is something to add
+    parts: tl.tensor,  # [splits, M, width], or None
+    bias: tl.tensor,  # [width], or None
+    weight: tl.tensor,  # [width], or None: no norm is wanted
+    out: tl.tensor,  # float16 or bfloat16 [M, width], or None
+    m: tl.tensor,
+    width: tl.tensor,
+    splits: tl.tensor,
+    eps: tl.tensor,
     SIZE: tl.constexpr,  # a power of two, at least width
 ) -> None:
     """Program (row): hidden += sum of parts + bias; out = RMSNorm(hidden) * weight."""
@@ -53,17 +52,17 @@ def add_norm(
 
 @triton.jit(do_not_specialize=["m", "splits", "table"])
 def rotate_and_store(
-    parts: Any,  # [splits, M, heads + 2 kv_heads, head_dim]: queries, keys, values
-    bias: Any,  # [(heads + 2 kv_heads) * head_dim], or None
-    rope: Any,  # float32 [2, table, head_dim / 2]: cos and sin
-    state: Any,  # int32: PassState.scalars
-    positions: Any,  # int32 [M]
-    queries: Any,  # out: float16 or bfloat16 [M, heads, head_dim]
-    cache: Any,  # out: [keys|values, kv_heads, capacity, head_dim]
-    m: Any,
-    splits: Any,
-    table: Any,
-    capacity: Any,
+    parts: tl.tensor,  # [splits, M, heads + 2 kv_heads, head_dim]: queries, keys, values
+    bias: tl.tensor,  # [(heads + 2 kv_heads) * head_dim], or None
+    rope: tl.tensor,  # float32 [2, table, head_dim / 2]: cos and sin
+    state: tl.tensor,  # int32: PassState.scalars
+    positions: tl.tensor,  # int32 [M]
+    queries: tl.tensor,  # out: float16 or bfloat16 [M, heads, head_dim]
+    cache: tl.tensor,  # out: [keys|values, kv_heads, capacity, head_dim]
+    m: tl.tensor,
+    splits: tl.tensor,
+    table: tl.tensor,
+    capacity: tl.tensor,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -100,12 +99,12 @@ def rotate_and_store(
 
 @triton.jit(do_not_specialize=["m", "splits"])
 def silu_and_multiply(
-    parts: Any,  # [splits, M, 2 width]: gate and up
-    bias: Any,  # [2 width], or None
-    out: Any,  # float16 or bfloat16 [M, width]
-    m: Any,
-    width: Any,
-    splits: Any,
+    parts: tl.tensor,  # [splits, M, 2 width]: gate and up
+    bias: tl.tensor,  # [2 width], or None
+    out: tl.tensor,  # float16 or bfloat16 [M, width]
+    m: tl.tensor,
+    width: tl.tensor,
+    splits: tl.tensor,
     TILE: tl.constexpr,
 ) -> None:
     """Program (row, tile of columns): silu(gate) * up."""

@@ -9,15 +9,14 @@ from itertools import cycle, pairwise
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.nn import functional
 
 from engine.errors import TreelineError
 from engine.kernels import reference
 from engine.kernels.gpu import tune
-from engine.kernels.gpu.tune import SMALL_ROWS, Product, Tiles
-from engine.kernels.triton.gemm import BLOCK, dense_product, int4_expand, int4_product
+from engine.kernels.gpu.tune import SMALL_ROWS, Product, Tiles, cdiv
+from engine.kernels.triton.gemm import BLOCK_INPUTS, dense_product, int4_expand, int4_product
 
 GROUP_SIZES = (32, 64, 128)
 ALIGNMENT = 256  # bytes: of the pieces of a buffer
@@ -41,20 +40,20 @@ class Int4Layout:
     @property
     def blocks(self) -> int:
         """Blocks of 256 inputs."""
-        return -(-self.in_features // BLOCK.value)
+        return cdiv(self.in_features, BLOCK_INPUTS)
 
     @property
     def groups(self) -> int:
         """Groups of inputs, those of the padding included."""
-        return self.blocks * BLOCK.value // self.group_size
+        return self.blocks * BLOCK_INPUTS // self.group_size
 
     @property
     def offsets(self) -> tuple[int, ...]:
         """Where words, zeros, scales and bias begin, and the size of the whole."""
-        rows = (self.blocks * 32 * 4, -(-self.groups // 8) * 4, self.groups * 2, 4 * self.bias)
+        rows = (self.blocks * 32 * 4, cdiv(self.groups, 8) * 4, self.groups * 2, 4 * self.bias)
         offsets = [0]
         for row in rows:
-            offsets.append(offsets[-1] + -(-row * self.out_features // ALIGNMENT) * ALIGNMENT)
+            offsets.append(offsets[-1] + cdiv(row * self.out_features, ALIGNMENT) * ALIGNMENT)
         return tuple(offsets)
 
     @property
@@ -77,7 +76,7 @@ class Int4Linear:
         words, zeros, scales, bias = [buffer[begin:end] for begin, end in pairwise(layout.offsets)]
         n, groups = layout.out_features, layout.groups
         self.words = _view(words, torch.int32, layout.blocks * 32, n)
-        self.zeros = _view(zeros, torch.int32, -(-groups // 8), n)
+        self.zeros = _view(zeros, torch.int32, cdiv(groups, 8), n)
         self.scales = _view(scales, torch.int32, groups // 2, n)
         self.bias = _view(bias, torch.float32, 1, n)[0] if layout.bias else None
 
@@ -97,10 +96,12 @@ class Int4Linear:
         """
         group_size = qweight.shape[0] // max(1, scales.shape[0])
         if group_size not in GROUP_SIZES or group_size * scales.shape[0] != qweight.shape[0]:
-            raise TreelineError(f"AWQ layer of {qweight.shape[0]} inputs in {scales.shape[0]} groups: need 32, 64 or 128")
+            raise TreelineError(
+                f"AWQ layer of {qweight.shape[0]} inputs in {scales.shape[0]} groups: need 32, 64 or 128"
+            )
         layout = Int4Layout(qweight.shape[0], scales.shape[1], group_size, bias is not None)
         packed = cls(layout, torch.zeros(layout.size, dtype=torch.uint8, device=device), dtype)
-        step = SLAB * BLOCK.value
+        step = SLAB * BLOCK_INPUTS
         for begin in range(0, layout.in_features, step):
             q = reference.unpack_nibbles(qweight[begin : begin + step].to(device))
             _pack(q, packed.words[begin // 8 :], 32)
@@ -149,7 +150,7 @@ class Int4Linear:
         layout = self.layout
         width = layout.out_features - begin if width is None else width
         out = torch.empty(layout.in_features, width, dtype=self.dtype, device=self.buffer.device)
-        int4_expand[(layout.blocks, triton.cdiv(width, 64))](
+        int4_expand[(layout.blocks, cdiv(width, 64))](
             self.words,
             self.zeros,
             self.scales,
@@ -162,6 +163,10 @@ class Int4Linear:
             TILE_N=64,
         )
         return out
+
+    def dense(self) -> DenseLinear:
+        """Return the same layer with dense weights."""
+        return DenseLinear(self.dequantize().T, self.bias)
 
     def _expanded(self, x: Tensor) -> Tensor:
         layout = self.layout
@@ -203,6 +208,16 @@ class DenseLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Return x W^T + bias: float32 [M, N]."""
         return _total(self.parts(x), self.bias)
+
+
+def join(parts: Sequence[Int4Linear | DenseLinear]) -> Int4Linear | DenseLinear:
+    """One layer whose outputs are those of `parts` one after another: of 4 bits where all are, alike; else dense."""
+    if len(parts) == 1:
+        return parts[0]
+    packed = [part for part in parts if isinstance(part, Int4Linear)]
+    if len(packed) == len(parts) and len({part.layout.group_size for part in packed}) == 1:
+        return Int4Linear.concat(packed)
+    return DenseLinear.concat([part if isinstance(part, DenseLinear) else part.dense() for part in parts])
 
 
 def multiply_int4(x: Tensor, words: Tensor, zeros: Tensor, scales: Tensor, layout: Int4Layout, tiles: Tiles) -> Tensor:
@@ -253,7 +268,7 @@ def multiply_dense(x: Tensor, weight: Tensor, tiles: Tiles) -> Tensor:
 
 def _grid(rows: int, outputs: int, splits: int, tiles: Tiles) -> tuple[int, int, int]:
     # Tiles of rows come first: programs that read the same weights run at the same time.
-    return triton.cdiv(rows, tiles.rows), triton.cdiv(outputs, tiles.columns), splits
+    return cdiv(rows, tiles.rows), cdiv(outputs, tiles.columns), splits
 
 
 @cache
@@ -305,7 +320,7 @@ def _view(piece: Tensor, dtype: torch.dtype, rows: int, columns: int) -> Tensor:
 def _pack(values: Tensor, words: Tensor, lanes: int) -> None:
     """Put values 0..15 [R, N] into words: nibble p of row `lanes` j + i is row 8 lanes j + lanes p + i."""
     rows, columns = values.shape
-    count = -(-rows // (8 * lanes))
+    count = cdiv(rows, 8 * lanes)
     padded = functional.pad(values, (0, 0, 0, count * 8 * lanes - rows)).view(count, 8, lanes, columns)
     packed = torch.zeros(count, lanes, columns, dtype=torch.int32, device=values.device)
     for plane in range(8):

@@ -1,4 +1,4 @@
-"""One pass as the GPU kernels see it: numbers in device memory, so that one recorded graph serves passes of any length."""
+"""One pass as the GPU kernels see it: numbers in device memory, so that one recorded graph serves all lengths."""
 
 from __future__ import annotations
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import torch
-from triton.runtime.errors import OutOfResources
 
-from engine.kernels.triton.gemm import BLOCK
+from engine.kernels.triton import OutOfResources
+from engine.kernels.triton.gemm import BLOCK_INPUTS
 
 SMALL_ROWS = 64  # up to here a weight is read once, as it is; above, it is worth expanding
 PROGRAMS_PER_PROCESSOR = 4
 MOST_SPLITS = 16
 SAMPLE_BYTES = 256 << 20  # of weights that take turns when tiles are timed, so that no cache holds them
+
+
+def cdiv(size: int, unit: int) -> int:
+    """How many units hold `size`."""
+    return -(-size // unit)
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +60,18 @@ class Product:
 
 def split(outputs: int, inputs: int, device: torch.device) -> Split:
     """Cut K so that every multiprocessor has work. Not measured: it decides in which order a row's sums are added."""
-    blocks = -(-inputs // BLOCK.value)
-    wanted = -(-PROGRAMS_PER_PROCESSOR * processors(device) * 64 // outputs)
-    per_split = -(-blocks // max(1, min(wanted, MOST_SPLITS, blocks)))
-    return Split(-(-blocks // per_split), per_split)
+    blocks = cdiv(inputs, BLOCK_INPUTS)
+    wanted = cdiv(PROGRAMS_PER_PROCESSOR * processors(device) * 64, outputs)
+    per_split = cdiv(blocks, min(wanted, MOST_SPLITS, blocks))
+    return Split(cdiv(blocks, per_split), per_split)
 
 
 @cache
 def processors(device: torch.device) -> int:
     """Return the multiprocessors of a GPU; 1 for the CPU, where the kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    if device.type != "cuda":
+        return 1
+    return cast(Any, torch.cuda).get_device_properties(device).multi_processor_count
 
 
 def default_tiles(product: Product) -> Tiles:

@@ -13,13 +13,23 @@ The first kernel attends to whole chunks of the prefix, the second to what is le
 
 from __future__ import annotations
 
-
 import triton
 from triton import language as tl
 
+from engine.kernels.triton import kernel
+
 
 @triton.jit
-def attend(q: tl.tensor, key: tl.tensor, value: tl.tensor, scale: tl.tensor, valid: tl.tensor, best: tl.tensor, mass: tl.tensor, mixed: tl.tensor) -> tl.tensor:
+def attend(
+    q: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    scale: tl.tensor,
+    valid: tl.tensor,
+    best: tl.tensor,
+    mass: tl.tensor,
+    mixed: tl.tensor,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Take more positions into the running softmax: largest score, sum of weights, weighted values.
 
     `q` [rows, dims], `key` [dims, positions], `value` [positions, dims]; `scale` holds log2(e), for powers of two.
@@ -35,7 +45,9 @@ def attend(q: tl.tensor, key: tl.tensor, value: tl.tensor, scale: tl.tensor, val
 
 
 @triton.jit
-def merge(best: tl.tensor, mass: tl.tensor, mixed: tl.tensor, top: tl.tensor, more: tl.tensor, values: tl.tensor) -> tl.tensor:
+def merge(
+    best: tl.tensor, mass: tl.tensor, mixed: tl.tensor, top: tl.tensor, more: tl.tensor, values: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Add a chunk (top, more, values) to what the chunks before it gave."""
     highest = tl.maximum(best, top)
     shrink, grow = tl.exp2(best - highest), tl.exp2(top - highest)
@@ -43,7 +55,7 @@ def merge(best: tl.tensor, mass: tl.tensor, mixed: tl.tensor, top: tl.tensor, mo
     return highest, mass * shrink + more * grow, mixed
 
 
-@triton.jit(do_not_specialize=["m"])
+@kernel("m")
 def attend_prefix(
     queries: tl.tensor,  # [M, HEADS, HEAD_DIM]
     cache: tl.tensor,  # [keys|values, KV_HEADS, capacity, HEAD_DIM]
@@ -98,7 +110,7 @@ def attend_prefix(
     tl.store(summary + (place + head) * 2 + 1, mass, index < count)
 
 
-@triton.jit(do_not_specialize=["m", "width"])
+@kernel("m", "width")
 def attend_rest(
     queries: tl.tensor,
     cache: tl.tensor,

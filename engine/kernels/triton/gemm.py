@@ -10,13 +10,15 @@ the other rows, nor on how large the tiles are.
 
 from __future__ import annotations
 
-
 import triton
 from triton import language as tl
 
-LANES: tl.constexpr = tl.constexpr(32)  # words of a block; nibble p of word j holds input 32 p + j
-BLOCK: tl.constexpr = tl.constexpr(256)  # inputs whose nibbles share words
-MAGIC: tl.constexpr = tl.constexpr(0x4B000000)  # the float32 2^23: its last bits count ones
+from engine.kernels.triton import kernel
+
+BLOCK_INPUTS = 256  # inputs whose nibbles share words: nibble p of word j holds input 32 p + j of its block
+LANES = tl.constexpr(BLOCK_INPUTS // 8)
+BLOCK = tl.constexpr(BLOCK_INPUTS)
+MAGIC = tl.constexpr(0x4B000000)  # the float32 2^23: its last bits count ones
 
 
 @triton.jit
@@ -27,7 +29,9 @@ def nibbles(words: tl.tensor, shift: tl.tensor, zero: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def group_terms(zeros: tl.tensor, scales: tl.tensor, group: tl.tensor, n: tl.tensor, columns: tl.tensor) -> tl.tensor:
+def group_terms(
+    zeros: tl.tensor, scales: tl.tensor, group: tl.tensor, n: tl.tensor, columns: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
     """Zero points int32 and scales float32 of `columns` in a group; both come in words, which can be loaded ahead."""
     inside = columns < n
     zero = (tl.load(zeros + n * (group // 8) + columns, inside, 0) >> (group % 8 * 4)) & 15
@@ -35,7 +39,7 @@ def group_terms(zeros: tl.tensor, scales: tl.tensor, group: tl.tensor, n: tl.ten
     return zero, pair.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["m", "blocks_per_split"])
+@kernel("m", "blocks_per_split")
 def int4_product(
     x: tl.tensor,  # [M, K] float16 or bfloat16
     words: tl.tensor,  # int32 [ceil(K / 256) * 32, N]
@@ -77,7 +81,7 @@ def int4_product(
     tl.store(target, total, (rows < m)[:, None] & inside[None, :])
 
 
-@triton.jit(do_not_specialize=["m", "blocks_per_split"])
+@kernel("m", "blocks_per_split")
 def dense_product(
     x: tl.tensor,  # [M, K] float16 or bfloat16
     weight: tl.tensor,  # [N, K], the same
@@ -107,7 +111,7 @@ def dense_product(
     tl.store(target, total, (rows < m)[:, None] & (columns < n)[None, :])
 
 
-@triton.jit(do_not_specialize=["begin"])
+@kernel("begin")
 def int4_expand(
     words: tl.tensor,
     zeros: tl.tensor,
@@ -127,9 +131,9 @@ def int4_expand(
     inside = local < width
     lane = tl.arange(0, LANES)
     word = tl.load(words + (lane + block * LANES)[:, None] * n + columns[None, :], inside[None, :], 0)
-    for plane in tl.static_range(8):
+    for plane in tl.static_range(8):  # pyright: ignore[reportGeneralTypeIssues]
         group = block * (BLOCK // GROUP) + plane * LANES // GROUP
-        zero, scale = group_terms(zeros, scales, group, n, columns)
+        zero, scale = group_terms(zeros, scales, group, n, columns)  # pyright: ignore[reportGeneralTypeIssues]
         value = nibbles(word, plane * 4, zero[None, :]) * scale[None, :]
         inputs = lane + (block * BLOCK + plane * LANES)
         target = out + inputs.to(tl.int64)[:, None] * width + local[None, :]

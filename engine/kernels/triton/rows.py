@@ -5,13 +5,22 @@
 
 from __future__ import annotations
 
-
 import triton
 from triton import language as tl
 
+from engine.kernels.triton import kernel
+
 
 @triton.jit
-def add_parts(parts: tl.tensor, stride: tl.tensor, splits: tl.tensor, at: tl.tensor, mask: tl.tensor, bias: tl.tensor, column: tl.tensor) -> tl.tensor:
+def add_parts(
+    parts: tl.tensor,
+    stride: tl.tensor,
+    splits: tl.tensor,
+    at: tl.tensor,
+    mask: tl.tensor,
+    bias: tl.tensor,
+    column: tl.tensor,
+) -> tl.tensor:
     """Float32 sum of `parts` at offsets `at`, `splits` of them `stride` apart, plus bias where there is one."""
     total = tl.zeros(at.shape, tl.float32)
     for _ in range(splits):
@@ -22,7 +31,7 @@ def add_parts(parts: tl.tensor, stride: tl.tensor, splits: tl.tensor, at: tl.ten
     return total
 
 
-@triton.jit(do_not_specialize=["m", "splits"])
+@kernel("m", "splits")
 def add_norm(
     hidden: tl.tensor,  # float32 [M, width], the residual stream; updated in place where there is something to add
     parts: tl.tensor,  # [splits, M, width], or None
@@ -50,7 +59,7 @@ def add_norm(
         tl.store(out + at, normed.to(out.dtype.element_ty), inside)
 
 
-@triton.jit(do_not_specialize=["m", "splits", "table"])
+@kernel("m", "splits", "table")
 def rotate_and_store(
     parts: tl.tensor,  # [splits, M, heads + 2 kv_heads, head_dim]: queries, keys, values
     bias: tl.tensor,  # [(heads + 2 kv_heads) * head_dim], or None
@@ -97,7 +106,7 @@ def rotate_and_store(
     tl.store(target + half, second.to(kind), inside)
 
 
-@triton.jit(do_not_specialize=["m", "splits"])
+@kernel("m", "splits")
 def silu_and_multiply(
     parts: tl.tensor,  # [splits, M, 2 width]: gate and up
     bias: tl.tensor,  # [2 width], or None

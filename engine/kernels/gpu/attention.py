@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.kernels.gpu.cache import GpuCache
+from engine.kernels.gpu.product import SMALL_ROWS
 from engine.kernels.gpu.state import PassState
-from engine.kernels.gpu.tune import SMALL_ROWS, cdiv, power_of_two
+from engine.kernels.gpu.tune import cdiv, power_of_two
 from engine.kernels.triton.attention import attend_prefix, attend_rest
 
 TILE = 32  # positions at a time

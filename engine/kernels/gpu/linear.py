@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import cycle, pairwise
-from typing import Any
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,15 +12,14 @@ from torch.nn import functional
 
 from engine.errors import TreelineError
 from engine.kernels import reference
-from engine.kernels.gpu import tune
-from engine.kernels.gpu.tune import SMALL_ROWS, Product, Tiles, cdiv
-from engine.kernels.triton.gemm import BLOCK_INPUTS, dense_product, int4_expand, int4_product
+from engine.kernels.gpu.product import SMALL_ROWS, multiply_dense, multiply_int4, tiles
+from engine.kernels.gpu.tune import Product, cdiv
+from engine.kernels.triton.gemm import BLOCK_INPUTS, int4_expand
 
 GROUP_SIZES = (32, 64, 128)
 ALIGNMENT = 256  # bytes: of the pieces of a buffer
 SLAB = 16  # blocks of 256 inputs that are packed at a time
 SCRATCH_BYTES = 32 << 20  # of expanded weights, so that they stay in the GPU's cache until they are used
-DENSE_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +135,8 @@ class Int4Linear:
         layout = self.layout
         if len(x) > SMALL_ROWS:
             return self._expanded(x)[None]
-        tiles = _int4_tiles(self._product(len(x)))
-        return multiply_int4(x, self.words, self.zeros, self.scales, layout, tiles)
+        product = Product(layout.out_features, layout.in_features, layout.group_size, x.dtype, x.device, len(x) > 16)
+        return multiply_int4(x, (self.words, self.zeros, self.scales), product, tiles(product))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x W^T + bias: float32 [M, N]."""
@@ -177,11 +174,6 @@ class Int4Linear:
             out[:, begin : begin + width] = x @ self.dequantize(begin, width)
         return out
 
-    def _product(self, rows: int) -> Product:
-        layout = self.layout
-        group, device = layout.group_size, self.buffer.device
-        return Product(layout.out_features, layout.in_features, group, self.dtype, device, rows > 16)
-
 
 class DenseLinear:
     """y = x W^T + bias for a dense W; immutable. Rows are independent of each other as in Int4Linear."""
@@ -203,7 +195,8 @@ class DenseLinear:
         if len(x) > SMALL_ROWS:
             return functional.linear(x, self.weight)[None]
         n, k = self.weight.shape
-        return multiply_dense(x, self.weight, _dense_tiles(Product(n, k, 0, x.dtype, x.device, len(x) > 16)))
+        product = Product(n, k, 0, x.dtype, x.device, len(x) > 16)
+        return multiply_dense(x, self.weight, product, tiles(product))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x W^T + bias: float32 [M, N]."""
@@ -218,99 +211,6 @@ def join(parts: Sequence[Int4Linear | DenseLinear]) -> Int4Linear | DenseLinear:
     if len(packed) == len(parts) and len({part.layout.group_size for part in packed}) == 1:
         return Int4Linear.concat(packed)
     return DenseLinear.concat([part if isinstance(part, DenseLinear) else part.dense() for part in parts])
-
-
-def multiply_int4(x: Tensor, words: Tensor, zeros: Tensor, scales: Tensor, layout: Int4Layout, tiles: Tiles) -> Tensor:
-    """Launch the 4-bit product: float32 [splits, M, N]."""
-    n, k = layout.out_features, layout.in_features
-    cut = tune.split(n, k, x.device)
-    out = torch.empty(cut.count, len(x), n, dtype=torch.float32, device=x.device)
-    int4_product[_grid(len(x), n, cut.count, tiles)](
-        x,
-        words,
-        zeros,
-        scales,
-        out,
-        len(x),
-        n,
-        k,
-        cut.blocks,
-        GROUP=layout.group_size,
-        TILE_M=tiles.rows,
-        TILE_N=tiles.columns,
-        STAGES=tiles.stages,
-        num_warps=tiles.warps,
-    )
-    return out
-
-
-def multiply_dense(x: Tensor, weight: Tensor, tiles: Tiles) -> Tensor:
-    """Launch the dense product: float32 [splits, M, N]."""
-    n, k = weight.shape
-    cut = tune.split(n, k, x.device)
-    out = torch.empty(cut.count, len(x), n, dtype=torch.float32, device=x.device)
-    dense_product[_grid(len(x), n, cut.count, tiles)](
-        x,
-        weight,
-        out,
-        len(x),
-        n,
-        k,
-        cut.blocks,
-        TILE_M=tiles.rows,
-        TILE_N=tiles.columns,
-        STEP=DENSE_STEP,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )
-    return out
-
-
-def _grid(rows: int, outputs: int, splits: int, tiles: Tiles) -> tuple[int, int, int]:
-    # Tiles of rows come first: programs that read the same weights run at the same time.
-    return cdiv(rows, tiles.rows), cdiv(outputs, tiles.columns), splits
-
-
-@cache
-def _int4_tiles(product: Product) -> Tiles:
-    """Return the tiles for `product`, on a GPU by measurement at the first call in this process."""
-    if product.device.type != "cuda":
-        return tune.default_tiles(product)
-    layout = Int4Layout(product.inputs, product.outputs, product.group, False)
-
-    def sample() -> Callable[[Tensor, Tiles], object]:
-        buffer = torch.randint(0, 256, (layout.size,), dtype=torch.uint8, device=product.device)
-        linear = Int4Linear(layout, buffer, product.dtype)
-        linear.scales.fill_(0x21002100)  # 0.01 twice: random bytes would hold infinities
-        return lambda x, tiles: multiply_int4(x, linear.words, linear.zeros, linear.scales, layout, tiles)
-
-    return tune.fastest(product, _runner(product, layout.size, sample))
-
-
-@cache
-def _dense_tiles(product: Product) -> Tiles:
-    if product.device.type != "cuda":
-        return tune.default_tiles(product)
-
-    def sample() -> Callable[[Tensor, Tiles], object]:
-        weight = torch.randn(product.outputs, product.inputs, dtype=product.dtype, device=product.device)
-        return lambda x, tiles: multiply_dense(x, weight, tiles)
-
-    size = 2 * product.outputs * product.inputs
-    return tune.fastest(product, _runner(product, size, sample))
-
-
-def _runner(
-    product: Product, size: int, sample: Callable[[], Callable[[Tensor, Tiles], object]]
-) -> Callable[[Tiles], None]:
-    """Return a function that multiplies with one of several samples of a weight of `size` bytes, in turn."""
-    x = torch.randn(32 if product.tall else 1, product.inputs, dtype=product.dtype, device=product.device)
-    samples: Iterator[Any] = cycle([sample() for _ in range(1 + min(8, tune.SAMPLE_BYTES // size))])
-
-    def run(tiles: Tiles) -> None:
-        next(samples)(x, tiles)
-
-    return run
 
 
 def _view(piece: Tensor, dtype: torch.dtype, rows: int, columns: int) -> Tensor:

@@ -12,10 +12,8 @@ import torch
 from engine.kernels.triton import OutOfResources
 from engine.kernels.triton.gemm import BLOCK_INPUTS
 
-SMALL_ROWS = 64  # up to here a weight is read once, as it is; above, it is worth expanding
 PROGRAMS_PER_PROCESSOR = 4
 MOST_SPLITS = 16
-SAMPLE_BYTES = 256 << 20  # of weights that take turns when tiles are timed, so that no cache holds them
 
 
 def cdiv(size: int, unit: int) -> int:

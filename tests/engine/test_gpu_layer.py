@@ -223,10 +223,10 @@ class TestModel:
 
 def stack_without_attention():
     head = GpuHead(DenseLinear(torch.eye(16, 32, device=DEVICE).half()))
-    return Stack([lambda hidden, state, cache: None], torch.ones(32, device=DEVICE), 1e-6, head)
+    return Stack([lambda hidden, state, cache: None], torch.ones(32, device=DEVICE), 1e-6, head)  # pyright: ignore[reportArgumentType]
 
 
-def test_recordings_are_made_once_for_each_number_of_rows_and_anew_for_other_caches():
+def test_recordings_are_made_once_for_each_cache_and_number_of_rows():
     made = []
 
     def record(run):
@@ -242,7 +242,7 @@ def test_recordings_are_made_once_for_each_number_of_rows_and_anew_for_other_cac
         assert logits is None or error(logits, reference.rms_norm(hidden, torch.ones(32), 1e-6)[:, :16]) < 1e-3
         return logits
 
-    for rows, cache, recorded in ((3, first, 1), (4, first, 1), (1, first, 2), (3, second, 3), (4, second, 3)):
+    for rows, cache, recorded in ((3, first, 1), (4, first, 1), (1, first, 2), (3, second, 3), (4, first, 3)):
         assert run(rows, cache) is not None
         assert len(made) == recorded
     assert run(33, second) is None

@@ -17,7 +17,7 @@ SMALLEST_CHUNK = 256
 class GpuCache:
     """Keys and values of one layer: [keys|values, kv_heads, allocated, head_dim]; grows up to `capacity` slots."""
 
-    __slots__ = ("capacity", "data")
+    __slots__ = ("__weakref__", "capacity", "data")
 
     def __init__(self, kv_heads: int, head_dim: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.capacity = cdiv(capacity, 64) * 64

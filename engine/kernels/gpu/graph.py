@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -55,18 +56,25 @@ class _Recording:
         return self.logits[0][: rows.count].clone()
 
 
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """Recordings by number of rows, good for as long as the caches, of which this is the first one's, do not grow."""
+
+    memory: Tensor
+    by_rows: dict[int, _Recording]
+
+
 class Recordings:
     """Runs passes of up to 32 rows from recordings, which are made when a number of rows is first met.
 
-    A recording is bound to the memory of the caches that it was made with; others, or grown ones, make it useless.
+    A recording is bound to the memory of the caches that it was made with.
     """
 
     def __init__(self, stack: Stack, record: Record | None = None) -> None:
         """`record` runs a function while recording what it launches; by default as a CUDA graph."""
         self._stack = stack
         self._record = record or _graph
-        self._recorded: dict[int, _Recording] = {}
-        self._memory: Tensor | None = None  # of the first cache that the recordings are bound to
+        self._bound: WeakKeyDictionary[GpuCache, _Bound] = WeakKeyDictionary()  # by the first layer's cache
         self._refused = False
 
     def run(self, hidden: Tensor, rows: PassRows, caches: Sequence[Any]) -> Tensor | None:
@@ -81,17 +89,17 @@ class Recordings:
             return None
         for cache in caches:
             cache.reserve(rows.end)
-        if self._memory is not caches[0].data:
-            self._recorded.clear()
-            self._memory = caches[0].data
-        if size not in self._recorded:
+        bound = self._bound.get(caches[0])
+        if bound is None or bound.memory is not caches[0].data:
+            bound = self._bound[caches[0]] = _Bound(caches[0].data, {})
+        if size not in bound.by_rows:
             try:
-                self._recorded[size] = self._make(size, caches)
+                bound.by_rows[size] = self._make(size, caches)
             except RuntimeError as error:
                 logger.warning("passes are not recorded as CUDA graphs, which slows small models down: %s", error)
                 self._refused = True
                 return None
-        return self._recorded[size].run(hidden, rows)
+        return bound.by_rows[size].run(hidden, rows)
 
     def _make(self, size: int, caches: Sequence[GpuCache]) -> _Recording:
         device = self._stack.norm.device

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from engine.config import EngineConfig
+from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import TreelineError
 from engine.kernels.gpu.linear import Int4Linear
@@ -27,7 +27,7 @@ SOURCE = "import os\n\n\ndef list_files(directory):\n    names = []\n    for nam
 PREFIXES = (SOURCE, SOURCE * 6, "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, ")
 
 
-def engine(device: str, dtype: str = "auto") -> Engine:
+def engine(device: Device, dtype: DType = "auto") -> Engine:
     return Engine.load(EngineConfig(device=device, dtype=dtype, context_length=2048))
 
 

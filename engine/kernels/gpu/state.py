@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,14 +53,13 @@ class PassRows:
 
     def packed(self, rows: int, width: int) -> Tensor:
         """Return int32 [4 + rows + rows * width] on the host: scalars, positions and table, padded with zeros."""
-        buffer = torch.zeros(SCALARS + rows * (1 + width), dtype=torch.int32)
-        buffer[:SCALARS] = torch.tensor((self.past, self.straight, self.start, self.count))
-        buffer[SCALARS : SCALARS + self.count] = torch.tensor(self.positions)
-        table = buffer[SCALARS + rows :].view(rows, width)
+        buffer = np.zeros(SCALARS + rows * (1 + width), np.int32)
+        buffer[:SCALARS] = self.past, self.straight, self.start, self.count
+        buffer[SCALARS : SCALARS + self.count] = self.positions
+        table = buffer[SCALARS + rows :].reshape(rows, width)
         for row, slots in enumerate(self.table):
-            if slots:
-                table[row, : len(slots)] = torch.tensor(slots)
-        return buffer
+            table[row, : len(slots)] = slots
+        return torch.from_numpy(buffer)  # pyright: ignore[reportUnknownMemberType]
 
     def on(self, device: torch.device) -> PassState:
         """Return the same on `device`, for this pass alone."""

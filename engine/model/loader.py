@@ -54,7 +54,7 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
     config = ModelConfig.load(directory)
     checkpoint = Checkpoint.open(directory)
     quantised = config.awq is not None or options.guesses
-    gpu_type = _gpu_type(config) if options.dtype is None and runs_triton(options.device) else None
+    gpu_type = _gpu_type(config, quantised) if options.dtype is None and runs_triton(options.device) else None
     packed = options.dtype is None and options.device.type == "cpu" and quantised and not gpu_type
     dtype = torch.float32 if packed or gpu_type else options.dtype or config.dtype
     loader = LinearLoader(checkpoint, config, dtype, options.device, packed, gpu_type)
@@ -76,11 +76,14 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
     return model
 
 
-def _gpu_type(config: ModelConfig) -> torch.dtype | None:
-    """Return the type of activations in a GPU's kernels: the checkpoint's if it has 16 bits; None: not for them."""
+def _gpu_type(config: ModelConfig, inexact: bool) -> torch.dtype | None:
+    """Return the type of activations in a GPU's kernels: the checkpoint's if it has 16 bits; None: not for them.
+
+    A float32 checkpoint may be rounded to float16 where it is `inexact` as it is.
+    """
     if config.dtype in (torch.float16, torch.bfloat16):
         return config.dtype
-    return torch.float16 if config.awq else None
+    return torch.float16 if inexact else None
 
 
 def footprint(directory: Path, context: int | None = None) -> int:

@@ -77,7 +77,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Treeline and PyTorch into $(VENV): 1.2 GB, a minute on an idle machine ..."
 	@SECONDS=0; $(PIP) --editable '.[server]'; touch $@; echo "Installed in $$SECONDS s."
 
-# AutoAWQ asks for Triton, a gigabyte that only a GPU uses: what it imports on a CPU is in the dev extra.
+# AutoAWQ asks for more than it imports on a CPU, which is in the dev extra.
 $(VENV)/.dev: $(VENV)/.runtime
-	@echo "Installing the development tools into $(VENV): 0.5 GB ..."
+	@echo "Installing the development tools into $(VENV): 1.2 GB ..."
 	@SECONDS=0; $(PIP) --editable '.[dev,server]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."

@@ -188,7 +188,10 @@ class Decoding:
     def _chooser(self, logits: Tensor) -> Callable[[int, Sequence[int]], int]:
         """Return the target's choice after each node of the tree. `logits`: [nodes, vocab]."""
         if self._greedy and not self._required:
-            rows = logits.cpu().numpy()
+            if logits.device.type != "cpu":
+                best = logits.argmax(-1).cpu().numpy()  # the lower id of equals there too
+                return lambda node, _: int(best[node])
+            rows = logits.numpy()
             return lambda node, _: int(rows[node].argmax())  # numpy's: the lower id of equals, and one thread
         return lambda node, path: self._sampler.choose(
             logits[node], len(self.tokens) + len(path), self.tokens + list(path), self._allowed(path, logits.shape[1])

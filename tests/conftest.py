@@ -1,10 +1,11 @@
-"""What holds for every test: nothing is fetched from a model hub, and property tests are repeatable."""
+"""What holds for every test: nothing is fetched from a model hub, property tests are repeatable, a GPU is optional."""
 
 from __future__ import annotations
 
 import os
 import signal
 
+import torch
 from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
@@ -13,6 +14,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TREELINE_DAEMON"] = "false"  # tests of the daemon start their own, in folders of their own
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker threads and forked processes do not mix
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, by whichever library
 
 # No deadline: how long an example takes depends on what else the machine does. `--hypothesis-profile=explore` draws new
 # examples at each run; the default ones are the same for everybody, so that a failure can be reproduced.

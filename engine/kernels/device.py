@@ -1,6 +1,10 @@
-"""Which device computes."""
+"""Which device computes, and what is said when its memory is full."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 
@@ -15,4 +19,27 @@ def pick_device(name: str, prefer_gpu: bool) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise TreelineError("device cuda: torch finds no GPU; use --device cpu, or install torch with CUDA")
     gpu = name == "cuda" or (name == "auto" and prefer_gpu and torch.cuda.is_available())
-    return torch.device("cuda" if gpu else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Tell whether the kernels of `engine.kernels.cuda` run on `device`: a GPU since Ampere, with Triton installed."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@contextmanager
+def memory_explained(what: str) -> Generator[None]:
+    """Turn "out of memory" on a GPU into a TreelineError; `what` says what was needed, and for what."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        room = ""
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            room = f" of {total / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        raise TreelineError(
+            f"the GPU's memory is full{room}: {what}; close what else uses the GPU, choose a smaller model or"
+            " context_length, or use --device cpu"
+        ) from None

@@ -14,8 +14,8 @@ NO_ZERO_POINT = 8  # checkpoints without zero points are symmetric around 8
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
     """uint8 [R, N] from AWQ's int32 [R, N / 8]."""
-    shifts = torch.empty(8, dtype=torch.int32)
-    shifts[list(AWQ_COLUMN_ORDER)] = torch.arange(0, 32, 4, dtype=torch.int32)
+    shifts = torch.empty(8, dtype=torch.int32, device=packed.device)
+    shifts[list(AWQ_COLUMN_ORDER)] = torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)
     nibbles = (packed.unsqueeze(-1) >> shifts) & 15  # [R, N / 8, 8]
     return nibbles.flatten(1).to(torch.uint8)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -14,12 +14,23 @@ from engine.kernels import cpu, reference
 from engine.model.config import Awq, ModelConfig
 from engine.model.weights import Checkpoint
 
+if TYPE_CHECKING:
+    from engine.kernels.cuda import DenseLinear
+
 
 class Projection(Protocol):
     """Anything that maps [rows, in_features] to [rows, out_features]."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the projected rows."""
+        ...
+
+
+class Head(Protocol):
+    """The output projection of kernels that apply the final norm as well."""
+
+    def __call__(self, x: Tensor, norm: Tensor, eps: float) -> Tensor:
+        """Return logits float32 [rows, outputs] of RMSNorm(x) * norm."""
         ...
 
 
@@ -39,8 +50,9 @@ class Linear:
 class LinearLoader:
     """Reads the linear layers of one checkpoint.
 
-    `packed`: for the CPU's integer kernels, AWQ layers as they are and dense layers in 8 bits; otherwise AWQ layers are
-    dequantised to `dtype`.
+    `packed`: for the CPU's integer kernels, AWQ layers as they are and dense layers in 8 bits. `gpu_type`: for a GPU's
+    kernels, AWQ layers as they are and dense layers in this type, which the activations have too. Without either, AWQ
+    layers are dequantised to `dtype`.
     """
 
     checkpoint: Checkpoint
@@ -48,6 +60,7 @@ class LinearLoader:
     dtype: torch.dtype
     device: torch.device
     packed: bool
+    gpu_type: torch.dtype | None = None
 
     def load(self, name: str, out_features: int, in_features: int, bias: bool) -> Projection:
         """Read layer `name` (without ".weight"). Raises TreelineError for a tensor absent or of another shape."""
@@ -58,14 +71,20 @@ class LinearLoader:
         weight = self.checkpoint.tensor(f"{name}.weight", [out_features, in_features])
         if self.packed:
             return cpu.PackedLinear.from_dense(weight, bias_tensor)
+        if self.gpu_type:
+            return self._gpu_dense(weight, bias_tensor)
         return Linear(self.cast(weight), bias_tensor)
 
     def embedding(self) -> Tensor:
-        """Return the token embedding [vocab, hidden] in the checkpoint's own type: few rows are used at a time."""
-        shape = [self.config.vocab_size, self.config.hidden_size]
-        return self.checkpoint.tensor("model.embed_tokens.weight", shape).to(self.device)
+        """Return the token embedding [vocab, hidden] in the checkpoint's own type: few rows are used at a time.
 
-    def head(self, outputs: int) -> Projection:
+        For a GPU's kernels it stays in the mapped file: those rows are sent over.
+        """
+        shape = [self.config.vocab_size, self.config.hidden_size]
+        weight = self.checkpoint.tensor("model.embed_tokens.weight", shape)
+        return weight if self.gpu_type else weight.to(self.device)
+
+    def head(self, outputs: int) -> Linear | Head:
         """Return the output projection to the first `outputs` tokens: the embedding itself where the model ties them.
 
         On the packed path it has 8 bits.
@@ -75,6 +94,10 @@ class LinearLoader:
         else:
             weight = self.checkpoint.tensor("lm_head.weight", [self.config.vocab_size, self.config.hidden_size])
         weight = weight[:outputs]
+        if self.gpu_type:
+            from engine.kernels.cuda import GpuHead
+
+            return GpuHead(self._gpu_dense(weight, None))
         return cpu.PackedLinear.from_dense(weight) if self.packed else Linear(self.cast(weight))
 
     def dense(self, name: str, shape: list[int]) -> Tensor:
@@ -98,4 +121,13 @@ class LinearLoader:
             qzeros = self.checkpoint.tensor(f"{name}.qzeros", [groups, columns], (torch.int32,))
         if self.packed:
             return cpu.PackedLinear.from_awq(qweight, qzeros, scales, awq.group_size, bias)
+        if self.gpu_type:
+            from engine.kernels.cuda import Int4Linear
+
+            return Int4Linear.from_awq(qweight, qzeros, scales, bias, self.device, self.gpu_type)
         return Linear(self.cast(reference.dequantize_awq(qweight, qzeros, scales)), bias)
+
+    def _gpu_dense(self, weight: Tensor, bias: Tensor | None) -> DenseLinear:
+        from engine.kernels.cuda import DenseLinear
+
+        return DenseLinear(weight.to(self.device, self.gpu_type), bias)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from engine.kernels import cpu
+from engine.kernels.device import memory_explained, runs_triton
 from engine.model.config import ModelConfig
-from engine.model.linear import LinearLoader
-from engine.model.transformer import DecoderLayer, FusedLayer, Layer, Transformer, rope_table
+from engine.model.linear import LinearLoader, Projection
+from engine.model.transformer import DecoderLayer, DeviceLayer, FusedLayer, Layer, Transformer, rope_table
 from engine.model.weights import Checkpoint
+
+if TYPE_CHECKING:
+    from engine.kernels.cuda import Recordings
 
 CPU = torch.device("cpu")
 Progress = Callable[[int, int], None]  # layers done, layers in all
@@ -22,10 +28,10 @@ Progress = Callable[[int, int], None]  # layers done, layers in all
 class LoadOptions:
     """How to hold a model.
 
-    `dtype` None keeps what is fastest: int4 kernels for AWQ on a CPU, the checkpoint's own type otherwise; a given type
-    dequantises AWQ weights to it. `guesses`: for a drafter, whose output need not be exact. On a CPU its dense layers
-    are then held in 8 bits, and only the first `draft_outputs` tokens of the vocabulary are predicted. `context` bounds
-    the positions (None: the model's own).
+    `dtype` None keeps what is fastest: int4 kernels for AWQ, the checkpoint's own type otherwise; a given type
+    dequantises AWQ weights to it, and computes in plain torch. `guesses`: for a drafter, whose output need not be
+    exact. On a CPU its dense layers are then held in 8 bits, and only the first `draft_outputs` tokens of the
+    vocabulary are predicted. `context` bounds the positions (None: the model's own).
     """
 
     device: torch.device = CPU
@@ -48,19 +54,36 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
     config = ModelConfig.load(directory)
     checkpoint = Checkpoint.open(directory)
     quantised = config.awq is not None or options.guesses
-    packed = options.dtype is None and options.device.type == "cpu" and quantised
-    dtype = torch.float32 if packed else options.dtype or config.dtype
-    loader = LinearLoader(checkpoint, config, dtype, options.device, packed)
+    gpu_type = _gpu_type(config, quantised) if options.dtype is None and runs_triton(options.device) else None
+    packed = options.dtype is None and options.device.type == "cpu" and quantised and not gpu_type
+    dtype = torch.float32 if packed or gpu_type else options.dtype or config.dtype
+    loader = LinearLoader(checkpoint, config, dtype, options.device, packed, gpu_type)
     positions = min(config.max_position_embeddings, options.context or config.max_position_embeddings)
-    return Transformer(
-        config=config,
-        embedding=loader.embedding(),
-        layers=_fused_layers(loader, progress) or _plain_layers(loader, progress),
-        norm=loader.dense("model.norm.weight", [config.hidden_size]),
-        head=loader.head(draft_outputs(config.vocab_size) if options.guesses and packed else config.vocab_size),
-        rope=rope_table(config, positions).to(options.device),
-        dtype=dtype,
-    )
+    with memory_explained(f"{directory} needs {checkpoint.bytes() / 2**30:.1f} GiB"):
+        rope = rope_table(config, positions).to(options.device)
+        layers = _gpu_layers(loader, rope, progress) or _fused_layers(loader, progress)
+        model = Transformer(
+            config=config,
+            embedding=loader.embedding(),
+            layers=layers or _plain_layers(loader, progress),
+            norm=loader.dense("model.norm.weight", [config.hidden_size]),
+            head=loader.head(draft_outputs(config.vocab_size) if options.guesses and packed else config.vocab_size),
+            rope=rope,
+            dtype=dtype,
+        )
+        if gpu_type:
+            model.recordings = _recordings(model)
+    return model
+
+
+def _gpu_type(config: ModelConfig, inexact: bool) -> torch.dtype | None:
+    """Return the type of activations in a GPU's kernels: the checkpoint's if it has 16 bits; None: not for them.
+
+    A float32 checkpoint may be rounded to float16 where it is `inexact` as it is.
+    """
+    if config.dtype in (torch.float16, torch.bfloat16):
+        return config.dtype
+    return torch.float16 if inexact else None
 
 
 def footprint(directory: Path, context: int | None = None) -> int:
@@ -104,6 +127,54 @@ def load_fused_layer(loader: LinearLoader, index: int) -> FusedLayer | None:
     return _fused(_layer(loader, index))
 
 
+def _gpu_layers(loader: LinearLoader, rope: Tensor, progress: Progress | None) -> list[Layer]:
+    """Return every layer in a GPU's kernels; empty where they are not used."""
+    layers: list[Layer] = []
+    for index in range(loader.config.num_hidden_layers if loader.gpu_type else 0):
+        layers.append(_gpu_layer(_layer(loader, index), rope))
+        if progress:
+            progress(index + 1, loader.config.num_hidden_layers)
+    return layers
+
+
+def _gpu_layer(layer: DecoderLayer, rope: Tensor) -> DeviceLayer:
+    from engine.kernels.cuda import DenseLinear, GpuLayer, GpuWeights, Int4Linear, join
+
+    def joined(*parts: Projection) -> Int4Linear | DenseLinear:
+        return join([part for part in parts if isinstance(part, Int4Linear | DenseLinear)])
+
+    weights = GpuWeights(
+        qkv=joined(layer.q_proj, layer.k_proj, layer.v_proj),
+        output=joined(layer.o_proj),
+        gate_up=joined(layer.gate_proj, layer.up_proj),
+        down=joined(layer.down_proj),
+        input_norm=layer.input_layernorm,
+        post_attention_norm=layer.post_attention_layernorm,
+    )
+    return DeviceLayer(GpuLayer(_shape(layer.config), weights, rope))
+
+
+def _recordings(model: Transformer) -> Recordings | None:
+    """Return what records passes of `model`, whose layers and head are all a GPU's."""
+    from engine.kernels.cuda import GpuHead, Recordings, Stack
+
+    layers = [layer.layer for layer in model.layers if isinstance(layer, DeviceLayer)]
+    if not isinstance(model.head, GpuHead):
+        return None
+    return Recordings(Stack(layers, model.norm, model.config.rms_norm_eps, model.head))
+
+
+def _shape(config: ModelConfig) -> cpu.LayerShape:
+    return cpu.LayerShape(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.intermediate_size,
+        config.rms_norm_eps,
+    )
+
+
 def _layer(loader: LinearLoader, index: int) -> DecoderLayer:
     config, name = loader.config, f"model.layers.{index}"
     hidden, middle = config.hidden_size, config.intermediate_size
@@ -141,15 +212,7 @@ def _fused(layer: DecoderLayer) -> FusedLayer | None:
     query, key, value, output, gate, up, down = packed
     if len({(part.bits, part.group_size) for part in (query, key, value)}) > 1 or gate.bits != up.bits:
         return None
-    config = layer.config
-    shape = cpu.LayerShape(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-        config.intermediate_size,
-        config.rms_norm_eps,
-    )
+    shape = _shape(layer.config)
     weights = cpu.LayerWeights(
         qkv=cpu.PackedLinear.concat([query, key, value]),
         output=output,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +17,13 @@ from torch.nn import functional
 
 from engine.errors import Cancelled, TreelineError
 from engine.kernels import cpu
+from engine.kernels.device import memory_explained
 from engine.model.config import ModelConfig
 from engine.model.kv_cache import KVCache, LayerCache, PlainCache
-from engine.model.linear import Projection
+from engine.model.linear import Head, Linear, Projection
+
+if TYPE_CHECKING:
+    from engine.kernels.cuda import GpuCache, GpuLayer, PassRows, PassState, Recordings
 
 
 def never() -> bool:
@@ -42,6 +46,7 @@ class Step:
     _mask: Tensor | None = None
     _rotation: Tensor | None = None
     _native: cpu.Step | None = None
+    _gpu: PassState | None = None
 
     def mask(self) -> Tensor:
         """Which slots each new row sees: bool [count, past + first + count]; built once, on the rotations' device."""
@@ -63,9 +68,21 @@ class Step:
             self._native = cpu.Step(self.past, self.first, self.cache.parents, self.positions, self.rope)
         return self._native
 
+    def rows(self) -> PassRows:
+        """Return the same as numbers for the GPU's kernels, which need no mask either."""
+        from engine.kernels.cuda import PassRows
+
+        return PassRows.of(self.past, self.first, self.cache.parents, self.positions)
+
+    def on_gpu(self) -> PassState:
+        """Return these numbers on the rotations' device."""
+        if self._gpu is None:
+            self._gpu = self.rows().on(self.rope.device)
+        return self._gpu
+
 
 class Layer(Protocol):
-    """A decoder layer: DecoderLayer in plain torch, or FusedLayer in one native call."""
+    """A decoder layer: DecoderLayer in plain torch, FusedLayer in one native call, DeviceLayer in a GPU's kernels."""
 
     def __call__(self, hidden: Tensor, step: Step, cache: Any) -> Tensor:
         """Map hidden [count, hidden_size], which may be overwritten; `cache` is one that `new_cache` made."""
@@ -136,17 +153,39 @@ class FusedLayer:
         return cpu.NativeCache(shape.num_key_value_heads, shape.head_dim, capacity)
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceLayer:
+    """The same on a GPU, in Triton's kernels. Calls return before they are done."""
+
+    layer: GpuLayer
+
+    def __call__(self, hidden: Tensor, step: Step, cache: GpuCache) -> Tensor:
+        """See Layer."""
+        cache.reserve(step.past + step.first + len(step.positions))
+        self.layer(hidden, step.on_gpu(), cache)
+        return hidden
+
+    def new_cache(self, capacity: int) -> GpuCache:
+        """See Layer."""
+        return self.layer.empty_cache(capacity)
+
+
 @dataclass(slots=True)
 class Transformer:
-    """Embedding, layers, final norm and output projection of one checkpoint, be it target or drafter."""
+    """Embedding, layers, final norm and output projection of one checkpoint, be it target or drafter.
+
+    `recordings`: runs passes of few rows all at once, where the layers are a GPU's. Such a pass is cancelled before it
+    begins or not at all.
+    """
 
     config: ModelConfig
-    embedding: Tensor  # [vocab, hidden]
+    embedding: Tensor  # [vocab, hidden], on the CPU where the layers are a GPU's kernels
     layers: Sequence[Layer]
     norm: Tensor
-    head: Projection
+    head: Linear | Head
     rope: Tensor  # [2, max_position_embeddings, head_dim / 2] cos and sin
     dtype: torch.dtype
+    recordings: Recordings | None = None
     streamed: bool = False  # layers come from slower memory while a pass runs
 
     @property
@@ -173,16 +212,24 @@ class Transformer:
         `cancelled()` is true before a layer; TreelineError when the cache or the model's context is too short.
         """
         step = self._step(parents, cache)
-        hidden = functional.embedding(torch.tensor(tokens, device=self.embedding.device), self.embedding).to(self.dtype)
-        for index, layer in enumerate(self.layers):
-            if cancelled():
-                cache.discard()
-                raise Cancelled
-            hidden = layer(hidden, step, cache.layers[index])
-        hidden = hidden[wanted]
-        if isinstance(self.head, cpu.PackedLinear):
-            return self.head(hidden, self.norm, self.config.rms_norm_eps)
-        return self.head(rms_norm(hidden, self.norm, self.config.rms_norm_eps)).float()
+        with memory_explained(f"a pass of {len(tokens)} rows did not fit"):
+            ids = torch.tensor(tokens, device=self.embedding.device)
+            hidden = functional.embedding(ids, self.embedding).to(self.norm.device, self.dtype)
+            if self.recordings and not cancelled():
+                logits = self.recordings.run(hidden, step.rows(), cache.layers)
+                if logits is not None:
+                    return logits[wanted]
+            for index, layer in enumerate(self.layers):
+                if cancelled():
+                    cache.discard()
+                    raise Cancelled
+                hidden = layer(hidden, step, cache.layers[index])
+            return self._logits(hidden[wanted])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        if isinstance(self.head, Linear):
+            return self.head(rms_norm(hidden, self.norm, self.config.rms_norm_eps)).float()
+        return self.head(hidden, self.norm, self.config.rms_norm_eps)
 
     def _step(self, parents: Sequence[int], cache: KVCache) -> Step:
         first = cache.append(parents)

@@ -28,10 +28,9 @@ KERNELS: tuple[Any, ...] = (
 )
 
 
-def tensor_core_instructions(
-    kernel: triton.JITFunction, types: str, constants: dict, warps: int, capability: int
-) -> int:
-    """Compile as if for a launch."""
+def tensor_core_instructions(case: tuple[Any, ...], capability: int) -> int:
+    """Compile one of KERNELS as if for a launch."""
+    kernel, types, constants, warps = case
     given = dict(zip(kernel.arg_names, types.split(), strict=False))
     signature = {name: given.get(name, "constexpr").rstrip(":") for name in kernel.arg_names}
     aligned = [name for name, kind in given.items() if kind.endswith(":") or kind.startswith("*")]
@@ -44,4 +43,4 @@ def tensor_core_instructions(
 
 if __name__ == "__main__":
     target = int(sys.argv[1])
-    print(json.dumps({kernel.__name__: tensor_core_instructions(kernel, *rest, target) for kernel, *rest in KERNELS}))
+    print(json.dumps({case[0].__name__: tensor_core_instructions(case, target) for case in KERNELS}))

@@ -57,7 +57,7 @@ class DirectFile:
         self._handle = -1
         self._switching = threading.Lock()
         try:
-            self._handle = self._open()
+            self._handle = self._open(self.direct)
         except OSError as error:
             if error.errno != errno.EINVAL or not self.direct:
                 raise TreelineError(f"cannot open {path}: {error.strerror}") from None
@@ -103,9 +103,8 @@ class DirectFile:
             os.close(self._handle)
             self._handle = -1
 
-    def _open(self) -> int:
-        direct = os.O_DIRECT if self.direct else 0
-        return os.open(self.path, self._flags | direct | os.O_CLOEXEC, 0o644)
+    def _open(self, direct: bool) -> int:
+        return os.open(self.path, self._flags | (os.O_DIRECT if direct else 0) | os.O_CLOEXEC, 0o644)
 
     def _refused(self, error: OSError) -> bool:
         """Whether it was direct access that failed: some file systems accept the flag and refuse the read."""
@@ -118,13 +117,13 @@ class DirectFile:
 
     def _without_direct(self) -> None:
         logger.warning("%s: the file system has no direct access (O_DIRECT): reading will be slower", self.path)
-        self.direct = False
-        handle = self._open()
+        handle = self._open(direct=False)
         if self._handle >= 0:
             os.dup2(handle, self._handle, inheritable=False)  # other threads may be using the number
             os.close(handle)
         else:
             self._handle = handle
+        self.direct = False  # last: who sees it may rely on the new handle
 
     def _forget(self, offset: int, size: int) -> None:
         if not self.direct and hasattr(os, "posix_fadvise"):

@@ -39,6 +39,7 @@ SHELL = (
     "engine.cli_complete",
     "engine.cli_engine",
     "engine.cli_exit",
+    "engine.cli_models",
     "engine.cli_options",
     "engine.cli_serve",
     "engine.terminal",

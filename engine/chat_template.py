@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from engine.errors import TreelineError
+from engine.errors import ContextOverflowError, TreelineError
 from engine.prompt import Prompt
 from engine.request import ChatMessage, CompletionRequest
 from engine.tokenizer import Tokenizer
@@ -59,11 +59,11 @@ class ChatTemplate:
 def build_chat_prompt(request: CompletionRequest, tokenizer: Tokenizer, template: ChatTemplate, window: int) -> Prompt:
     """Lay out the conversation of `request` for a model that holds `window` tokens.
 
-    Raises TreelineError if it leaves no room for an answer: nothing of a conversation is dropped silently.
+    Raises ContextOverflowError if it leaves no room for an answer: nothing of a conversation is dropped silently.
     """
     ids = template.render(request.messages)
     if len(ids) >= window:
-        raise TreelineError(
+        raise ContextOverflowError(
             f"the conversation has {len(ids)} tokens, the context {window}: drop its oldest messages, or shorten them"
         )
     return Prompt(

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from engine import __version__, cli_bench, cli_complete, cli_offload, cli_serve
+from engine import __version__, cli_bench, cli_chat, cli_complete, cli_models, cli_offload, cli_serve
 from engine import cli_options as options
 from engine.cli_complete import Arguments
 from engine.cli_exit import INTERRUPTED, USAGE, UsageError, complain, guarded
@@ -19,6 +19,8 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 app = typer.Typer(name="treeline", rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_serve.app, name="serve")
+app.add_typer(cli_models.app, name="models")
+app.command("chat", epilog=cli_chat.EXAMPLES)(cli_chat.chat)
 cli_offload.register(app, cli_bench.app)
 
 

@@ -72,6 +72,7 @@ class _Here:
         self._cancelled = False
 
     def stream(self, request: CompletionRequest) -> Iterator[CompletionChunk]:
+        self._cancelled = False
         return self._engine.complete(request, lambda: self._cancelled)
 
     def cancel(self) -> None:
@@ -92,6 +93,7 @@ class _Background:
         with self._client, self._bar:
             for chunk in self._client.stream(request):
                 self._bar.close()
+                self._show = None
                 yield chunk
 
     def cancel(self) -> None:

@@ -12,7 +12,8 @@ import typer
 
 from engine import cli_engine
 from engine.cli_exit import UsageError
-from engine.config import PRESETS, EngineConfig
+from engine.config import EngineConfig
+from engine.models import PRESETS
 
 _MODELS = "Models and speed"
 _SAMPLING = "Sampling"

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from engine import __version__
 from engine.config import EngineConfig
-from engine.errors import TreelineError
+from engine.errors import ContextOverflowError, TreelineError
 from engine.launch import Address, Connection, ask_health, ensure, stop
 from engine.request import CompletionChunk, CompletionRequest
 from engine.runtime import daemon_files
-from engine.wire import decode_chunk, encode_request, error_of
+from engine.wire import CONTEXT_OVERFLOW, decode_chunk, encode_request, error_of
 
 if TYPE_CHECKING:
     import httpx
@@ -64,6 +64,8 @@ class _Daemon:
             self._replace(address)
         elif code == "version_busy":
             raise TreelineError(f"{message}, and it is busy: ask again later, or `treeline serve stop`")
+        elif code == CONTEXT_OVERFLOW:
+            raise ContextOverflowError(message)
         else:
             raise TreelineError(message)
 

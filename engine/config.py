@@ -1,6 +1,6 @@
-"""Which model runs, and how: presets, and settings from the command line, the environment and one TOML file.
+"""Which model runs, and how: settings from the command line, the environment and one TOML file.
 
-Precedence: command line, then `TREELINE_*` variables, then the file, then the defaults of `EngineConfig`.
+Precedence: command line, then `TREELINE_*` variables, then the file, then the preset's, then those of `EngineConfig`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from engine.errors import TreelineError
+from engine.models import preset_settings
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -55,45 +56,6 @@ class EngineConfig:
     api_key: str | None = None
     daemon: bool = True
     idle_minutes: int | None = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A target and the drafter that goes with it, as Hugging Face ids (the bundled pair: as names of its own)."""
-
-    name: str
-    target: str
-    drafter: str
-    summary: str
-
-
-_CODE_DRAFTER = "InfiniAILab/CodeDrafter-500M"
-_QWEN_DRAFTER = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-
-PRESETS: tuple[Preset, ...] = (
-    Preset("bundled", "bundled", "bundled-drafter", "the small Python pair that comes with Treeline"),
-    Preset(
-        "llama-3.1-70b",
-        "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4",
-        _CODE_DRAFTER,
-        "Llama 3.1 70B, AWQ int4, 39.8 GB",
-    ),
-    Preset("llama-3.3-70b", "casperhansen/llama-3.3-70b-instruct-awq", _CODE_DRAFTER, "Llama 3.3 70B, AWQ int4"),
-    Preset(
-        "qwen2.5-coder-32b", "Qwen/Qwen2.5-Coder-32B-Instruct-AWQ", _QWEN_DRAFTER, "32B, AWQ int4, fills in the middle"
-    ),
-    Preset(
-        "qwen2.5-coder-14b", "Qwen/Qwen2.5-Coder-14B-Instruct-AWQ", _QWEN_DRAFTER, "14B, AWQ int4, fills in the middle"
-    ),
-    Preset(
-        "qwen2.5-coder-7b", "Qwen/Qwen2.5-Coder-7B-Instruct-AWQ", _QWEN_DRAFTER, "7B, AWQ int4, fills in the middle"
-    ),
-)
-
-
-def find_preset(name: str) -> Preset | None:
-    """Find the preset of that name, or the one whose target has that Hugging Face id."""
-    return next((preset for preset in PRESETS if name in (preset.name, preset.target)), None)
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -281,4 +243,4 @@ def load_config(overrides: Mapping[str, object], file: Path | None, environment:
     path = (named or config_path(environment)).expanduser()
     values = read_config(path) if named is not None or path.exists() else {}
     merged = {**values, **_from_environment(environment), **overrides}
-    return EngineConfig(**cast("dict[str, Any]", merged))
+    return EngineConfig(**cast("dict[str, Any]", {**preset_settings(merged.get("model")), **merged}))

@@ -7,5 +7,9 @@ class TreelineError(Exception):
     """A failure with one clear line: what happened, which file, key or value, and what to do next."""
 
 
+class ContextOverflowError(TreelineError):
+    """A conversation leaves no room for an answer: some of it has to go, and whoever holds it says what."""
+
+
 class Cancelled(Exception):  # noqa: N818 - a signal, not an error
     """A pass was abandoned between two layers; nothing of it was committed."""

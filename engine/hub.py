@@ -5,13 +5,33 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from engine.config import PRESETS, EngineConfig, closest, find_preset
+from engine.config import EngineConfig, closest
 from engine.errors import TreelineError
+from engine.models import PRESETS, find_preset
 
 ASSETS = Path(__file__).parent / "assets"
 _BUNDLED = {"bundled": ASSETS / "target", "bundled-drafter": ASSETS / "drafter"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+# Of a repository these files are used: the weights, how the model is built, its tokenizer, its terms.
+WANTED = (
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "*.md",
+    "LICENSE*",
+    "NOTICE*",
+)
+UNWANTED = ("*/*", "consolidated*")  # other formats' copies of the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +73,22 @@ def resolve(name: str, role: str = "model") -> Path:
         return path
     if path.exists():
         raise TreelineError(f"the {role} {name} is a file: give the directory that holds config.json and the weights")
-    if _HUB_ID.fullmatch(name):
+    if is_id(name):
         return _cached(name, role)
     if path.is_absolute() or "/" in name or "\\" in name or name.startswith((".", "~")):
         raise TreelineError(f"the {role} {name} does not exist: give a directory with config.json and the weights")
+    raise TreelineError(f"the {role} {unknown(name)}")
+
+
+def is_id(name: str) -> bool:
+    """Say whether `name` reads like an id on the Hugging Face hub: owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def unknown(name: str) -> str:
+    """Say that nothing is called `name`, and what was perhaps meant."""
     hint = closest(name, [preset.name for preset in PRESETS])
-    raise TreelineError(f'the {role} "{name}" is no preset, no directory and no Hugging Face id (owner/name): {hint}')
+    return f'"{name}" is no preset, no directory and no Hugging Face id (owner/name): {hint}'
 
 
 def _bundled(name: str) -> Path:
@@ -69,18 +99,28 @@ def _bundled(name: str) -> Path:
 
 
 def _cached(repository: str, role: str) -> Path:
-    """Find the newest snapshot of `repository` in the Hugging Face cache (HF_HOME, HF_HUB_CACHE)."""
+    path = downloaded(repository)
+    if path is None:
+        raise TreelineError(
+            f"the {role} {repository} is not on this machine: download it with `treeline models pull {repository}`"
+        )
+    return path
+
+
+def downloaded(repository: str) -> Path | None:
+    """Return the newest complete snapshot of `repository` in the Hugging Face cache (HF_HOME, HF_HUB_CACHE), or None.
+
+    Raises TreelineError if the cache cannot be read for want of huggingface_hub.
+    """
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise TreelineError(
-            f"the {role} {repository} is no directory, and the Hugging Face cache needs huggingface_hub: "
-            "pip install huggingface_hub"
-        ) from None
+        raise TreelineError("the Hugging Face cache needs huggingface_hub: pip install huggingface_hub") from None
+    download = cast("Any", snapshot_download)
+    wanted, unwanted = list(WANTED), list(UNWANTED)
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        found = download(repository, local_files_only=True, allow_patterns=wanted, ignore_patterns=unwanted)
     except (LocalEntryNotFoundError, HFValidationError):
-        raise TreelineError(
-            f"the {role} {repository} is not on this machine: download it with `hf download {repository}`"
-        ) from None
+        return None
+    return Path(found)

@@ -8,9 +8,9 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from engine.config import EngineConfig
-from engine.errors import TreelineError
+from engine.errors import ContextOverflowError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
-from engine.wire import error_of
+from engine.wire import CONTEXT_OVERFLOW, error_of
 
 if TYPE_CHECKING:
     import httpx
@@ -116,7 +116,9 @@ class RemoteClient:
         return self._model
 
     def _refusal(self, status: int, body: bytes) -> TreelineError:
-        message, _ = error_of(body, status)
+        message, code = error_of(body, status)
+        if code == CONTEXT_OVERFLOW or "maximum context length" in message:  # OpenAI's words, in vLLM too
+            return ContextOverflowError(f"{self._url}: {message}")
         if status in (401, 403):
             return TreelineError(f"{self._url} refuses the key ({message}): set api_key, or TREELINE_API_KEY")
         if status == 404:

@@ -10,6 +10,8 @@ from typing import Any, cast
 from engine.errors import TreelineError
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 
+CONTEXT_OVERFLOW = "context_length_exceeded"  # OpenAI's code
+
 
 def encode_request(request: CompletionRequest, client: str = "", document: str = "") -> bytes:
     """Return the body of `POST /complete`."""

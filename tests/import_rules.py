@@ -36,13 +36,16 @@ SHELL = (
     "engine.__main__",
     "engine.cli",
     "engine.cli_bench",
+    "engine.cli_chat",
     "engine.cli_complete",
     "engine.cli_engine",
     "engine.cli_exit",
+    "engine.cli_models",
     "engine.cli_offload",
     "engine.cli_options",
     "engine.cli_serve",
     "engine.terminal",
+    "engine.web",
 )
 CORE_THIRD_PARTY = {"torch", "numpy", "safetensors", "tokenizers", "triton"}
 CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2"}  # slow to import: inside functions only

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig
+from engine.models import PRESETS
 from engine.request import CompletionStats
 
 ROOT = Path(__file__).parents[1]
@@ -60,3 +61,15 @@ def test_every_statistic_is_explained() -> None:
 
 def test_every_setting_is_explained() -> None:
     assert first_column(section("docs/usage.md", "Settings")) == [field.name for field in fields(EngineConfig)]
+
+
+def test_every_preset_is_explained() -> None:
+    rows = re.findall(r"^\| `(\S+)` .* \| (.+) \| (.+) \|$", section("docs/models.md", "Presets"), flags=re.MULTILINE)
+    assert rows == [
+        (
+            preset.name,
+            f"{preset.memory // 2**30} GiB" if preset.memory else "any",
+            str(preset.context_length or "all"),
+        )
+        for preset in PRESETS
+    ]

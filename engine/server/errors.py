@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 
 from engine.errors import TreelineError
 from engine.server.scheduler import Failure
+from engine.wire import CONTEXT_OVERFLOW
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -18,7 +19,8 @@ _TYPES = {
     404: "invalid_request_error",
     429: "rate_limit_error",
 }
-_STATUS = {"request": 400, "memory": 503, "internal": 500}
+_CODES = {"request": None, "context": CONTEXT_OVERFLOW, "memory": "out_of_memory", "internal": "engine_error"}
+_STATUS = {"request": 400, "context": 400, "memory": 503, "internal": 500}
 
 
 class ApiError(Exception):
@@ -56,8 +58,7 @@ class ApiError(Exception):
 
 def of_failure(failure: Failure) -> ApiError:
     """Turn what the engine's thread reports into an answer."""
-    code = {"request": None, "memory": "out_of_memory", "internal": "engine_error"}[failure.kind]
-    return ApiError(_STATUS[failure.kind], failure.message, code=code)
+    return ApiError(_STATUS[failure.kind], failure.message, code=_CODES[failure.kind])
 
 
 def parse(model: type[Body], raw: bytes) -> Body:

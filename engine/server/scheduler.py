@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from engine.errors import Cancelled, TreelineError
+from engine.errors import Cancelled, ContextOverflowError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
 from engine.server.metrics import Metrics
 
@@ -46,10 +46,13 @@ class Busy(Exception):  # noqa: N818 - an answer, not an error
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request got no answer. `kind`: the request is at fault, or memory ran out, or the engine is wrong."""
+    """Why a request got no answer.
+
+    `kind`: the request is at fault, or its conversation too long, or memory ran out, or the engine is wrong.
+    """
 
     message: str
-    kind: Literal["request", "memory", "internal"]
+    kind: Literal["request", "context", "memory", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +287,7 @@ def _less_the_wait(job: Job) -> CompletionRequest:
 
 def _failure(error: Exception) -> Failure:
     if isinstance(error, TreelineError):
-        return Failure(str(error), "request")
+        return Failure(str(error), "context" if isinstance(error, ContextOverflowError) else "request")
     if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY):
         return Failure(
             "out of memory: ask for fewer tokens or a shorter prompt, or choose a smaller model or context_length",

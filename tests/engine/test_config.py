@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineConfig, find_preset, load_config, parse_size, parse_text
+from engine.config import EngineConfig, load_config, parse_size, parse_text
 from engine.errors import TreelineError
+from engine.models import PRESETS, REPOSITORIES, find_preset
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -138,3 +139,17 @@ def test_a_preset_is_found_by_its_name_and_by_its_targets_id() -> None:
     assert preset is not None
     assert preset == find_preset("Qwen/Qwen2.5-Coder-7B-Instruct-AWQ")
     assert find_preset("qwen") is None
+
+
+def test_a_preset_for_a_machine_sets_memory_and_context(tmp_path: Path) -> None:
+    config = load_config({"model": "gpu-12gb"}, None, {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert (config.memory, config.context_length) == (11 * 2**30, 4096)
+    weaker = load_config({"model": "gpu-12gb"}, None, {"XDG_CONFIG_HOME": str(tmp_path), "TREELINE_MEMORY": "auto"})
+    assert (weaker.memory, weaker.context_length) == (None, 4096)
+    target = PRESETS[1].target
+    assert load_config({"model": target}, None, {"XDG_CONFIG_HOME": str(tmp_path)}).memory is None
+
+
+def test_every_preset_names_models_whose_size_and_licence_are_known() -> None:
+    names = {name for preset in PRESETS for name in preset.repositories}
+    assert names == set(REPOSITORIES)

@@ -47,7 +47,9 @@ def test_an_id_or_preset_in_the_cache_is_its_snapshot(cache: Path) -> None:
 
 def test_a_preset_brings_its_drafter(cache: Path) -> None:
     target = add_to_cache(cache, "Qwen/Qwen2.5-Coder-7B-Instruct-AWQ")
-    with pytest.raises(TreelineError, match=r"hf download Qwen/Qwen2\.5-Coder-0\.5B-Instruct`; or .* --drafter none"):
+    with pytest.raises(
+        TreelineError, match=r"treeline models pull Qwen/Qwen2\.5-Coder-0\.5B-Instruct`; or .* --drafter none"
+    ):
         hub.resolve_pair(EngineConfig(model="qwen2.5-coder-7b"))
     drafter = add_to_cache(cache, "Qwen/Qwen2.5-Coder-0.5B-Instruct")
     for name in ("qwen2.5-coder-7b", "Qwen/Qwen2.5-Coder-7B-Instruct-AWQ"):
@@ -66,8 +68,14 @@ def test_any_other_model_has_no_drafter_of_its_own(tmp_path: Path, cache: Path) 
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("llama-3.1-70b", "download it with `hf download hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4`"),
-        ("owner/name", "the model owner/name is not on this machine: download it with `hf download owner/name`"),
+        (
+            "llama-3.1-70b",
+            "download it with `treeline models pull hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4`",
+        ),
+        (
+            "owner/name",
+            "the model owner/name is not on this machine: download it with `treeline models pull owner/name`",
+        ),
         ("llama3.1-70b", 'did you mean "llama-3.1-70b"?'),
         ("zzzz", "known are bundled, llama-3.1-70b"),
         ("./weights", "the model ./weights does not exist"),
@@ -89,6 +97,6 @@ def test_nothing_is_asked_of_the_network(cache: Path, monkeypatch: pytest.Monkey
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    with pytest.raises(TreelineError, match="hf download"):
+    with pytest.raises(TreelineError, match="treeline models pull"):
         hub.resolve("owner/name")
     assert list(cache.iterdir()) == []

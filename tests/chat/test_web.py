@@ -1,0 +1,105 @@
+"""The web chat in a headless browser: what a user does and sees, and that the page comes from this machine alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.server.serving import private_daemons
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[2]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCREENSHOT = os.environ.get("TREELINE_SCREENSHOT")  # where to keep a picture of the page; docs/chat.png is one
+
+pytest.importorskip("gradio", reason="the extra `web` is not installed")
+playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install it")
+if BROWSER is None:
+    pytest.skip("no browser: apt-get install chromium", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def where(chat_pair: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a web chat with the chat checkpoint."""
+    with private_daemons(tmp_path_factory.mktemp("web")) as environment:
+        command = [sys.executable, "-m", "engine", "chat", "--web", *chat_pair, "--max-tokens", "40"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            assert found
+            yield found[0]
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            process.stdout.close() if process.stdout else None
+
+
+@pytest.fixture
+def page(where: str) -> Iterator[Page]:
+    """The page in a fresh browser, which notes whom it asks for anything."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1200, "height": 860})
+        asked: set[str] = set()
+        opened.on("request", lambda request: asked.add(urlsplit(request.url).hostname or ""))
+        opened.goto(where, timeout=120_000)
+        opened.locator("#message textarea").wait_for(timeout=120_000)
+        yield opened
+        assert asked <= {"127.0.0.1", ""}
+        browser.close()
+
+
+def say(page: Page, text: str, statistics: str | re.Pattern[str] = "tokens/s") -> None:
+    page.locator("#message textarea").fill(text)
+    page.locator("#message button.submit-button").click()
+    page.locator("#statistics", has_text=statistics).wait_for(timeout=30_000)
+
+
+def answers(page: Page) -> list[str]:
+    return page.locator("#history .bot.message, #history .message.bot").all_inner_texts()
+
+
+def test_a_message_is_answered_and_the_next_finds_it_in_the_cache(page: Page) -> None:
+    say(page, "def area(width, height):")
+    (first,) = answers(page)
+    assert first.strip()
+    assert "0 cached" in page.locator("#statistics").inner_text()
+    assert "chatty" in page.locator("body").inner_text()
+    say(page, "def volume(width, height, depth):", statistics=re.compile(r"\b[1-9]\d* cached"))
+    assert len(answers(page)) == 2
+    if SCREENSHOT:
+        page.screenshot(path=SCREENSHOT)
+    page.locator("#clear").click()
+    page.wait_for_function("!document.querySelector('#history .bot')")
+    assert answers(page) == []
+
+
+def test_text_arrives_while_the_answer_is_computed(page: Page) -> None:
+    page.evaluate(
+        """() => { window.lengths = new Set(); new MutationObserver(() => {
+            const told = document.querySelector('#history .bot');
+            if (told) window.lengths.add(told.innerText.length);
+        }).observe(document.body, {subtree: true, childList: true, characterData: true}); }"""
+    )
+    page.get_by_label("number input for Most tokens").fill("400")
+    say(page, "import os")
+    assert page.evaluate("window.lengths.size") > 3
+
+
+def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:
+    say(page, "x = 1 " * 3000, statistics="longer than the model's context")
+    assert answers(page) == []
+    assert page.locator("#message textarea").input_value().startswith("x = 1 ")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine import cli_options as options
-from engine.cli_engine import Streaming, open_engine
+from engine.cli_engine import Streaming, model_name, open_engine
 from engine.cli_exit import INTERRUPTED, complain, of_field
 from engine.config import EngineConfig
 from engine.conversation import NO_CHAT_MODEL, Asking, Conversation, Piece, ask, command, spoken
@@ -144,8 +144,8 @@ class _Terminal:
         from rich.console import Console
 
         console = Console(highlight=False)
-        where = self.settings.url or self.settings.model
-        console.print(f"[bold]{where}[/bold]  Alt-Enter: a new line, Ctrl-C: stop an answer, Ctrl-D: end, /help")
+        console.print(model_name(self.settings), markup=False, style="bold")
+        console.print("Alt-Enter: a new line, Ctrl-C: stop an answer, Ctrl-D: end, /help", style="dim")
         session = prompt_session(os.environ)
         while True:
             try:

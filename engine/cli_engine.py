@@ -64,6 +64,12 @@ def load_engine(config: EngineConfig) -> Engine:
         return Engine.load(config, progress)
 
 
+def model_name(settings: EngineConfig) -> str:
+    """Return what to call the model: its preset, its id, its folder's name, or where it is."""
+    folder = Path(settings.model)
+    return settings.url or (folder.name if folder.is_absolute() else settings.model)
+
+
 class _Here:
     """An engine in this process."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.cli_engine import Streaming
+from engine.cli_engine import Streaming, model_name
 from engine.config import EngineConfig
 from engine.conversation import NO_CHAT_MODEL, Asking, Conversation, ask
 from engine.errors import TreelineError
@@ -30,7 +30,7 @@ def run(
         gradio: Any = importlib.import_module("gradio")
     except ImportError:
         raise TreelineError("the web chat needs the extra `web`: pip install 'treeline[web]'") from None
-    page = Page(engine, settings.url or settings.model, asking, conversation)
+    page = Page(engine, model_name(settings), asking, conversation)
     theme = gradio.themes.Default(font=_FONTS, font_mono=_MONOSPACE)
     try:
         _, where, _ = page.build(gradio).launch(
@@ -83,7 +83,8 @@ class Page:
             outputs = [message, history, conversation, statistics]
             message.submit(self.say, [message, conversation, *controls], outputs, concurrency_limit=1)
             stop.click(self.engine.cancel, queue=False)
-            clear.click(self.clear, [conversation], outputs[1:])
+            for cleared in (clear.click, history.clear):
+                cleared(self.clear, [conversation], outputs[1:])
         return blocks
 
     def _controls(self, gr: Any) -> list[Any]:

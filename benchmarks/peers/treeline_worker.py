@@ -82,7 +82,7 @@ def load_pair_within(
     memory: int, target: Path, drafter: Path | None, context: int | None
 ) -> tuple[Transformer, Transformer | None]:
     """Load them as `treeline complete --memory` does: layers that do not fit are streamed."""
-    from engine.offload.load import load_within  # pyright: ignore[reportMissingImports]
+    from engine.offload.load import load_within
 
     loaded = load_within(memory, target, drafter, context)
     return loaded.target, loaded.drafter

@@ -269,4 +269,5 @@ def whole(chunks: Sequence[CompletionChunk]) -> CompletionChunk:
         chunks[-1].finish_reason,
         chunks[-1].stats,
         tuple(each for chunk in chunks for each in chunk.logprobs),
+        tuple(each for chunk in chunks for each in chunk.branches),
     )

@@ -23,7 +23,7 @@ from engine.speculation.ngram import NgramDrafter
 from engine.speculation.sequoia import Probabilities, sequoia_verify
 from engine.speculation.static import Shape
 from engine.speculation.tree import TokenTree
-from engine.speculation.verifier import Verdict, verify
+from engine.speculation.verifier import Alternative, Verdict, alternatives, verify
 from engine.tokenizer import Tokenizer
 
 MAX_DEPTH = 32  # of a tree
@@ -70,16 +70,20 @@ class Decoding:
         speculation: Speculation | None,
         required: bytes = b"",
         keep_logits: bool = False,
+        keep_alternatives: bool = False,
     ) -> None:
         """Continue `prompt`, at least one token. The output begins with the bytes `required` (token healing).
 
         Without `speculation` every pass yields one token; the tokens are the same. `keep_logits`: let `logits` be what
-        the last step's tokens were chosen from, [tokens, vocab].
+        the last step's tokens were chosen from, [tokens, vocab]. `keep_alternatives`: let `alternatives` be what that
+        step has verified beside them, each with its first token's log-probability under the target.
         """
         self.tokens = list(prompt)
         self.counters = Counters()
         self.logits: Tensor | None = None
+        self.alternatives: list[tuple[Alternative, float]] = []
         self._keep_logits = keep_logits
+        self._keep_alternatives = keep_alternatives
         self._target = target
         self._tokenizer = tokenizer
         self._speculation = speculation
@@ -98,6 +102,20 @@ class Decoding:
                 self._speculation.drafter.reset(self.tokens)
         return self._target.reset(self.tokens, user=self)
 
+    def confidence(self, cancelled: Asked) -> float:
+        """Return how probable the drafter's best next token is in its eyes; 1 where there is no drafter.
+
+        Raises Cancelled.
+        """
+        drafter = self._speculation.drafter if self._speculation else None
+        if drafter is None:
+            return 1.0
+        try:
+            return drafter.confidence(self.tokens, cancelled, self._allowed_here())
+        except Cancelled:
+            drafter.abandon()
+            raise
+
     def step(self, most: int, cancelled: Asked) -> list[int]:
         """Return the next tokens, of which `most` are of use; none after a pass that only read a part of the prompt.
 
@@ -112,6 +130,7 @@ class Decoding:
 
     def _step(self, most: int, cancelled: Asked) -> list[int]:
         started = time.perf_counter()
+        self.alternatives = []
         if self._target.user is not self:
             self._take_caches()
         if self._target.prefill(self.tokens, cancelled):
@@ -127,6 +146,8 @@ class Decoding:
         verdict = decide(logits)
         if self._keep_logits:
             self.logits = logits[[0, *verdict.nodes]]
+        if self._keep_alternatives:
+            self.alternatives = self._alternatives(tree, verdict, logits)
         rows = [*range(chain + 1), *(chain + node for node in verdict.nodes)]
         self._target.commit(rows, pending + verdict.tokens[:-1])
         self._accept(tree, verdict.tokens)
@@ -162,15 +183,26 @@ class Decoding:
     def _grow(self, tree: TokenTree, speculation: Speculation, depth: int, cancelled: Asked) -> TokenTree:
         """Merge the guesses of all sources into one tree, and return what of it is worth verifying."""
         policy, nodes = speculation.policy, speculation.nodes
-        allowed = None
-        if self._required:
-            allowed = set(self._tokenizer.allowed_ids(self._required).tolist()).__contains__
-        else:
+        allowed = self._allowed_here()
+        if allowed is None:
             speculation.ngrams.propose(tree, length=depth, min_probability=max(policy.min_node_probability(), 0.02))
         if speculation.drafter:
             depth = min(depth, speculation.drafter.context - len(self.tokens))
             nodes = speculation.drafter.grow(tree, self.tokens, policy, nodes, depth, cancelled, allowed)
         return tree.prune(nodes)
+
+    def _allowed_here(self) -> Callable[[int], bool] | None:
+        """Which tokens may come next; None for all."""
+        if not self._required:
+            return None
+        return set(self._tokenizer.allowed_ids(self._required).tolist()).__contains__
+
+    def _alternatives(self, tree: TokenTree, verdict: Verdict, logits: Tensor) -> list[tuple[Alternative, float]]:
+        """What the pass says beside its verdict, the likeliest first."""
+        found = alternatives(tree, verdict, self._chooser(logits))
+        rows = {each.parent: logits[each.parent].float().log_softmax(-1) for each in found}
+        scored = [(each, float(rows[each.parent][each.tokens[0]])) for each in found]
+        return sorted(scored, key=lambda each: -each[1])
 
     def _draw(
         self, tree: TokenTree, drafter: ModelDrafter, shape: Shape, cancelled: Asked

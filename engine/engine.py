@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from engine.branches import BranchReader
 from engine.chat_template import ChatTemplate, build_chat_prompt
 from engine.config import EngineConfig
 from engine.decoding import Decoding, Speculation
@@ -26,7 +27,7 @@ from engine.offload.demand import resident_bytes
 from engine.offload.load import load_within
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
-from engine.request import CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
+from engine.request import Branch, CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 from engine.roles import Draft, Target
 from engine.sequence import Sequence
 from engine.speculation.budget import AutoBudget
@@ -161,12 +162,24 @@ class Engine:
         prompt = self.prompt(request)
         lane = self._lane_of(request)
         decoding = self._decoding(request, prompt, lane)
+
+        def asked() -> bool:
+            return cancelled() or clock.late()
+
         output = self._output(request, prompt)
+        reader = BranchReader(self.tokenizer.token_bytes, prompt.stop_ids, prompt.required)
+        undecided = request.min_confidence > 0
         while output.finish_reason is None:
             shown = len(output.generated)
+            branches: tuple[Branch, ...] = ()
             try:
-                tokens = decoding.step(output.max_tokens - shown, lambda: cancelled() or clock.late())
-                text = _push(output, tokens)
+                if undecided and decoding.confidence(asked) < request.min_confidence:
+                    text = output.finish("declined")
+                else:
+                    tokens = decoding.step(output.max_tokens - shown, asked)
+                    text = _push(output, tokens)
+                    branches = reader.read(tokens, decoding.alternatives)
+                    undecided = False
                 clock.mark(text)
             except Cancelled:
                 text = output.finish("cancelled" if cancelled() else "deadline")
@@ -175,12 +188,11 @@ class Engine:
             if request.logprobs is not None and decoding.logits is not None:
                 logprobs = token_logprobs(decoding.logits, new, request.logprobs, self.tokenizer.token_bytes)
             if output.finish_reason is None:
-                yield CompletionChunk(text, new, logprobs=logprobs)
+                yield CompletionChunk(text, new, logprobs=logprobs, branches=branches)
             else:
                 self._remember(decoding, lane)
-                yield CompletionChunk(
-                    text, new, output.finish_reason, _stats(prompt, decoding, output, clock), logprobs
-                )
+                stats = _stats(prompt, decoding, output, clock)
+                yield CompletionChunk(text, new, output.finish_reason, stats, logprobs, branches)
 
     def _remember(self, decoding: Decoding, lane: _Lane) -> None:
         """Let the next keystroke draft what this completion said: it has been verified once already."""
@@ -236,8 +248,16 @@ class Engine:
             policy = AnyCost() if nodes else self._auto
             shape = best_shape(nodes or SHAPE_NODES, SHAPE_DEPTH) if self._sequoia else None
             speculation = Speculation(lane.drafter, lane.ngrams, policy, nodes or AUTO_NODES, shape)
-        logits = request.logprobs is not None
-        return Decoding(lane.target, self.tokenizer, prompt.ids, request.sampling, speculation, prompt.required, logits)
+        return Decoding(
+            lane.target,
+            self.tokenizer,
+            prompt.ids,
+            request.sampling,
+            speculation,
+            prompt.required,
+            keep_logits=request.logprobs is not None,
+            keep_alternatives=request.branches and not self._sequoia,
+        )
 
 
 @dataclass(slots=True)

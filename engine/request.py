@@ -7,7 +7,7 @@ from typing import Literal
 
 from engine.errors import TreelineError
 
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+FinishReason = Literal["stop", "length", "deadline", "cancelled", "declined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class StopRules:
     """Where a completion ends, besides the model's own end tokens.
 
     `strings`: the text ends before the first of them. `end_of_line`: it ends before the first line break.
-    `min_indent`: it ends before the first later line that is indented by fewer columns (blank lines do not count).
+    `min_indent`: it ends before the first later line that is indented by fewer columns (blank lines do not count; a line
+    that begins with a closing bracket may have one column less, so that `min_indent` one beyond a line's own indentation
+    allows its block and the bracket that closes it).
     `ignore_end_tokens`: the model's own end tokens do not end it (for benchmarks).
     """
 
@@ -73,6 +75,8 @@ class CompletionRequest:
     `context` is ordered from the most stable file to the most volatile, so that the KV cache survives typing.
     `deadline_ms` counts from the call; at the deadline what is verified is returned. `budget` is the number of draft
     nodes per pass (None: chosen from measured costs). `speculation` False decodes one token per pass.
+    `branches`: report what the target says after draft tokens that it did not choose. `min_confidence`: where the
+    drafter gives its best first token a smaller probability, the target is not asked and the completion is "declined".
     """
 
     prefix: str
@@ -88,6 +92,8 @@ class CompletionRequest:
     budget: int | None = None
     messages: tuple[ChatMessage, ...] = ()
     logprobs: int | None = None
+    branches: bool = False
+    min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise TreelineError naming the first field that is out of range."""
@@ -95,6 +101,7 @@ class CompletionRequest:
         _require(self.budget is None or self.budget >= 1, "budget", self.budget, "at least 1, or auto")
         _require(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "at least 0")
         _require(self.deadline_ms is None or self.deadline_ms > 0, "deadline_ms", self.deadline_ms, "above 0")
+        _require(0 <= self.min_confidence <= 1, "min_confidence", self.min_confidence, "from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +135,24 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """Another way that a completion could have gone: what the target says after a token that it did not choose.
+
+    `text` takes the place of the completion's text from character `offset` on. Its first token is a draft's, `logprob`
+    the target's natural log-probability of it; what follows it is the target's own choice.
+    """
+
+    offset: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionChunk:
     """A piece of verified text; an empty one says that a part of a long prompt was read.
 
     The last chunk of a completion carries `finish_reason` and `stats`. `logprobs`: one per token, if asked for.
+    `branches`: those that leave the completion in this chunk, the likeliest first, if asked for.
     """
 
     text: str
@@ -139,6 +160,7 @@ class CompletionChunk:
     finish_reason: FinishReason | None = None
     stats: CompletionStats | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    branches: tuple[Branch, ...] = ()
 
 
 def _require(good: bool, name: str, value: object, allowed: str) -> None:

@@ -18,6 +18,7 @@ TAB = 8  # columns from one tab stop to the next, as Python's own tokenizer coun
 # a line break, the blank lines that follow it, and the indentation of the line after them
 _BREAK = re.compile(r"\r?\n(?:[ \t]*\r?\n)*([ \t]*)")
 _BLANK = " \t\r\n"
+_CLOSING = ")]}"  # a line that begins so belongs to the one that it closes
 
 
 class Sequence:
@@ -175,7 +176,7 @@ class _LineRules:
             if text[at:] in ("", "\r"):  # more blanks may come, or the other half of a line break
                 self._held = text[found.start() :]
                 return text[: found.start()], False
-            if columns(found[1]) < self._min_indent:
+            if columns(found[1]) + (text[at] in _CLOSING) < self._min_indent:
                 return text[: found.start()], True
         if text.endswith("\r"):
             self._held = "\r"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from engine.errors import TreelineError
-from engine.request import CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
+from engine.request import Branch, CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 
 CONTEXT_OVERFLOW = "context_length_exceeded"  # OpenAI's code
 
@@ -32,6 +32,7 @@ def decode_chunk(line: bytes) -> CompletionChunk:
             value.get("finish_reason"),
             CompletionStats(**stats) if stats else None,
             tuple(_logprob(each) for each in value.get("logprobs", ())),
+            tuple(Branch(**each) for each in value.get("branches", ())),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         raise TreelineError("the engine's answer cannot be read: is it another program that listens there?") from None

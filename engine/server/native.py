@@ -35,10 +35,12 @@ class CompleteBody(BaseModel):
 
 
 def to_json(chunk: CompletionChunk) -> dict[str, Any]:
-    """Return a chunk as JSON: `finish_reason` and `stats` in the last one, `logprobs` where asked for."""
+    """Return a chunk as JSON: `finish_reason` and `stats` in the last one, `logprobs`, `branches` where asked for."""
     value: dict[str, Any] = {"text": chunk.text, "tokens": list(chunk.tokens)}
     if chunk.logprobs:
         value["logprobs"] = [_logprob(each) for each in chunk.logprobs]
+    if chunk.branches:
+        value["branches"] = [asdict(each) for each in chunk.branches]
     if chunk.finish_reason is not None:
         value |= {"finish_reason": chunk.finish_reason, "stats": asdict(chunk.stats) if chunk.stats else None}
     return value
@@ -58,8 +60,9 @@ def whole(chunks: list[CompletionChunk]) -> dict[str, Any]:
     last = chunks[-1]
     tokens = tuple(token for chunk in chunks for token in chunk.tokens)
     logprobs = tuple(each for chunk in chunks for each in chunk.logprobs)
+    branches = tuple(each for chunk in chunks for each in chunk.branches)
     text = "".join(chunk.text for chunk in chunks)
-    return to_json(CompletionChunk(text, tokens, last.finish_reason, last.stats, logprobs))
+    return to_json(CompletionChunk(text, tokens, last.finish_reason, last.stats, logprobs, branches))
 
 
 async def lines(chunks: AsyncIterator[tuple[int, CompletionChunk]]) -> AsyncIterator[bytes]:

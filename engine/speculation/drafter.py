@@ -125,6 +125,25 @@ class ModelDrafter:
         self._growth = tree, rows
         return frontier.size()
 
+    def confidence(
+        self, tokens: Sequence[int], cancelled: Asked, allowed: Callable[[int], bool] | None = None
+    ) -> float:
+        """Return the probability of the likeliest token after `tokens`, among those that are `allowed`.
+
+        Reads what of `tokens` is not cached yet; `grow` then need not. Raises Cancelled; then call `abandon`.
+        """
+        chain = list(tokens[len(self._cached) :])
+        count = BRANCHES if allowed is None else 8 * BRANCHES
+        branches = self._model.branch(chain, range(-1, len(chain) - 1), 1, count, cancelled)
+        found = [
+            math.exp(logprob)
+            for token, logprob in zip(branches.tokens[0], branches.logprobs[0], strict=True)
+            if allowed is None or allowed(token)
+        ]
+        self._model.commit(range(len(chain) - 1))  # the last one is the root, which `grow` runs
+        self._cached += chain[:-1]
+        return max(found, default=0.0) / (1.0 if allowed is None else sum(found) or 1.0)
+
     def extend(self, nodes: int, max_depth: int, stop: Asked) -> None:
         """Go on with the last tree that `grow` made, up to `nodes` nodes, until `stop()`; for while the target is busy.
 

@@ -39,3 +39,36 @@ def verify(tree: TokenTree, choose: Callable[[int, Sequence[int]], int]) -> Verd
             return Verdict(nodes, tokens)
         nodes.append(child)
         node = child
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """What the target says after a draft token that it did not choose.
+
+    `depth`: how many of the verdict's tokens come before it; `parent`: the node that it hangs from. `tokens`: the draft
+    token, then the target's own choices for as long as the tree goes with them, and one more.
+    """
+
+    depth: int
+    parent: int
+    tokens: list[int]
+
+
+def alternatives(tree: TokenTree, verdict: Verdict, choose: Callable[[int, Sequence[int]], int]) -> list[Alternative]:
+    """Read off the same pass what would have followed the draft tokens right beside the accepted path.
+
+    `choose`: as for `verify`.
+    """
+    found: list[Alternative] = []
+    accepted = set(verdict.nodes)
+    for depth, parent in enumerate((0, *verdict.nodes)):
+        for first, child in tree.children(parent).items():
+            if child in accepted:
+                continue
+            node: int | None = child
+            path = [*verdict.tokens[:depth], first]
+            while node is not None:
+                path.append(choose(node, path))
+                node = tree.children(node).get(path[-1])
+            found.append(Alternative(depth, parent, path[depth:]))
+    return found

@@ -314,3 +314,35 @@ def test_sequoia_follows_the_distribution_of_the_target(pair: Pair) -> None:
 def target_logits(pair: Pair, tokens: list[int]) -> Tensor:
     """Logits [vocab] after `tokens`."""
     return Target(pair.target).run(tokens, range(-1, len(tokens) - 1), len(tokens) - 1, never)[0]
+
+
+@settings(max_examples=10)
+@given(prompt=PROMPTS, sampling=SAMPLING, seed=st.integers(0, 99))
+def test_alternatives_continue_as_decoding_one_by_one_would(
+    pair: Pair, prompt: list[int], sampling: SamplingParams, seed: int
+) -> None:
+    guesses = Speculation(ModelDrafter(RandomModel(seed)), NgramDrafter(), AnyCost(), 12)
+    decoding = Decoding(Target(pair.target), pair.tokenizer, prompt, sampling, guesses, keep_alternatives=True)
+    for _ in range(3):
+        before = list(decoding.tokens)
+        chosen = decoding.step(16, never)
+        assert decoding.alternatives
+        logprobs = [logprob for _, logprob in decoding.alternatives]
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert max(logprobs) <= 0
+        for each, _ in decoding.alternatives[:3]:
+            stem = [*before, *chosen[: each.depth], each.tokens[0]]
+            assert each.tokens[1:] == pair.decode(stem, len(each.tokens) - 1, sampling)
+
+
+def test_asking_the_drafter_first_changes_nothing(pair: Pair) -> None:
+    prompt = list(range(5, 45))
+    sources = Speculation(pair.model_drafter(), NgramDrafter(), AnyCost(), 8)
+    decoding = Decoding(Target(pair.target), pair.tokenizer, prompt, SamplingParams(), sources)
+    confidence = decoding.confidence(never)
+    assert 0 < confidence <= 1
+    assert confidence == pytest.approx(decoding.confidence(never))
+    tokens: list[int] = []
+    while len(tokens) < 12:
+        tokens += decoding.step(12 - len(tokens), never)
+    assert tokens[:12] == pair.decode(prompt, 12, SamplingParams())

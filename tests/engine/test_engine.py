@@ -194,3 +194,30 @@ def test_logprobs_are_the_targets(pair_paths: PairPaths) -> None:
 def test_logprobs_are_left_out_unless_asked_for(engine: Engine) -> None:
     assert not any(chunk.logprobs for chunk in engine.complete(ask()))
     assert all(not each.alternatives for chunk in engine.complete(ask(logprobs=0)) for each in chunk.logprobs)
+
+
+def test_branches_are_reported_when_asked_for_and_change_nothing(engine: Engine) -> None:
+    engine.reset()
+    plain = list(engine.complete(ask(budget=12)))
+    assert not any(chunk.branches for chunk in plain)
+    engine.reset()
+    chunks = list(engine.complete(ask(budget=12, branches=True)))
+    assert ids(chunks) == ids(plain)
+    text = "".join(chunk.text for chunk in chunks)
+    branches = [branch for chunk in chunks for branch in chunk.branches]
+    assert branches
+    for branch in branches:
+        assert 0 <= branch.offset <= len(text)
+        assert branch.text
+        assert not text[branch.offset :].startswith(branch.text)
+
+
+def test_a_drafter_without_confidence_declines(engine: Engine) -> None:
+    engine.reset()
+    plain = list(engine.complete(ask()))
+    engine.reset()
+    declined = list(engine.complete(ask(min_confidence=1.0)))
+    assert [chunk.finish_reason for chunk in declined] == ["declined"]
+    assert declined[-1].stats is not None
+    assert declined[-1].stats.target_passes == 0
+    assert ids(list(engine.complete(ask(min_confidence=1e-9)))) == ids(plain)

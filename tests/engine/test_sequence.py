@@ -38,7 +38,8 @@ def by_definition(text: str, stop: StopRules) -> str:
         pending += line_break + line
         if line.strip(" \t"):
             indentation = line[: len(line) - len(line.lstrip(" \t"))]
-            if len(indentation.expandtabs(8)) < (stop.min_indent or 0):
+            closing = line.lstrip(" \t")[0] in ")]}"
+            if len(indentation.expandtabs(8)) + closing < (stop.min_indent or 0):
                 return "" if stop.end_of_line else shown
             shown, pending = shown + pending, ""
     return shown
@@ -169,6 +170,12 @@ def test_a_block() -> None:
     text = "x:\n        y\n\n        # z\n\n\n    def w"
     assert show([text.encode()], StopRules(min_indent=8))[0] == "x:\n        y\n\n        # z"
     assert show([b"a\n\tb\n    c"], StopRules(min_indent=8))[0] == "a\n\tb"
+
+
+def test_the_bracket_that_closes_a_block_belongs_to_it() -> None:
+    rules = StopRules(min_indent=5)  # what a line at column 4 may open
+    assert show([b"f(\n        a,\n    )\n    b"], rules)[0] == "f(\n        a,\n    )"
+    assert show([b"f(\n        a\n)"], rules)[0] == "f(\n        a"
     assert columns("  \t ") == TAB + 1
 
 

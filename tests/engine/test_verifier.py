@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.speculation.tree import TokenTree
-from engine.speculation.verifier import verify
+from engine.speculation.verifier import alternatives, verify
 
 
 class ToyTarget:
@@ -80,3 +80,18 @@ def test_choose_is_asked_only_where_the_walk_passes() -> None:
     assert verdict.nodes == [right, leaf]
     assert verdict.tokens == [2, 3, 4]
     assert asked == [(0, []), (right, [2]), (leaf, [2, 3])]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 60), st.randoms(use_true_random=False))
+def test_alternatives_are_what_the_target_would_have_said(seed: int, nodes: int, source: random.Random) -> None:
+    target = ToyTarget(seed)
+    tree = random_tree(0, nodes, source)
+    verdict = verify(tree, lambda _node, path: target.next([0, *path]))
+    found = alternatives(tree, verdict, lambda _node, path: target.next([0, *path]))
+    for each in found:
+        before = [0, *verdict.tokens[: each.depth], each.tokens[0]]
+        assert each.tokens[0] != verdict.tokens[each.depth]
+        assert each.tokens[1:] == target.decode(before, len(each.tokens) - 1)
+    path = [0, *verdict.nodes]
+    beside = [child for node in path for child in tree.children(node).values() if child not in path]
+    assert len(found) == len(beside)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from engine import __version__
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
-from engine.launch import Address, Connection, ask_health, ensure, stop
+from engine.launch import Address, Connection, ask_health, ensure, listening, stop
 from engine.request import CompletionChunk, CompletionRequest
 from engine.runtime import daemon_files
 from engine.wire import CONTEXT_OVERFLOW, decode_chunk, encode_request, error_of
@@ -68,6 +68,25 @@ class _Daemon:
             raise ContextOverflowError(message)
         else:
             raise TreelineError(message)
+
+    def connect(self, cancelled: Callable[[], bool]) -> None:
+        """Start it where there is none, and wait until its model is loaded. Raises TreelineError if it cannot be."""
+        while not cancelled():
+            address = self.address()
+            self._wait(address, cancelled)
+            health = ask_health(address)
+            status = (health or {}).get("status")
+            if status == "ok":
+                return
+            if health and status == "failed":
+                raise TreelineError(str(health.get("error")))
+            time.sleep(_POLL_SECONDS)  # it is ending: the next one says why, if it cannot start
+
+    def end(self) -> None:
+        """End it, if it runs."""
+        address = listening(self._files)
+        if address is not None:
+            self._replace(address)
 
     def _replace(self, address: Address) -> None:
         """End a daemon of another version; the next request starts one of ours."""
@@ -233,6 +252,29 @@ class AsyncClient:
                     raise TreelineError(_LOST) from None
                 continue
             await asyncio.to_thread(self._daemon.refused, address, response.status_code, refusal)
+
+    def prepare(self) -> None:
+        """Import what is slow to import; for a thread, before the first request. Raises TreelineError without httpx."""
+        try:
+            import httpx  # noqa: F401
+        except ImportError:
+            raise TreelineError("this client needs the extra `server`: pip install 'treeline[server]'") from None
+
+    async def connect(self) -> None:
+        """Start the daemon where there is none, and wait until its model is loaded. Raises TreelineError if it fails."""
+        import asyncio
+
+        stop = False
+        try:
+            await asyncio.to_thread(self._daemon.connect, lambda: stop)
+        finally:
+            stop = True
+
+    async def restart(self) -> None:
+        """End the daemon, whoever else uses it; `connect`, or the next request, starts another."""
+        import asyncio
+
+        await asyncio.to_thread(self._daemon.end)
 
     async def close(self) -> None:
         """Close all connections."""

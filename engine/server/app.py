@@ -101,6 +101,7 @@ class _Handlers:
             "phase": progress.phase,
             "done": progress.done,
             "total": progress.total,
+            "error": progress.error,
         }
         return JSONResponse(content, 200 if progress.state == "ready" else 503)
 

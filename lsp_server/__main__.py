@@ -1,0 +1,64 @@
+"""The command `treeline-lsp`, also as `python -m lsp_server`: the language server on standard input and output."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine import __version__
+
+_NEEDED = ("httpx", "pathspec", "pygls")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one editor until it ends the session; return the exit status."""
+    options = _parse(arguments)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"treeline-lsp: {', '.join(missing)} is missing: pip install 'treeline[server,lsp]'", file=sys.stderr)
+        return 1
+    from lsp_server import logs
+    from lsp_server.features import end, register
+    from lsp_server.server import TreelineServer
+
+    logs.start(options.log_level)
+    server = TreelineServer(__version__, options.config)
+    register(server)
+    if options.tcp:
+        server.start_tcp(*options.tcp)
+    elif options.ws:
+        server.start_ws(*options.ws)
+    else:
+        server.start_io()
+    end(0 if server.protocol.ended else 1)
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="treeline-lsp", description="Treeline's language server: inline completion for editors, over stdio."
+    )
+    parser.add_argument("--version", action="version", version=f"treeline-lsp {__version__}")
+    parser.add_argument("--stdio", action="store_true", help="standard input and output; the default")
+    parser.add_argument("--tcp", type=_address, metavar="HOST:PORT", help="listen for one editor here instead")
+    parser.add_argument("--ws", type=_address, metavar="HOST:PORT", help="the same over WebSocket")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the engine's configuration, if not the usual file")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="of standard error"
+    )
+    parser.add_argument("--clientProcessId", type=int, help=argparse.SUPPRESS)  # sent by some clients
+    return parser.parse_args(arguments)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HOST:PORT, such as 127.0.0.1:8765")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

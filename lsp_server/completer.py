@@ -1,0 +1,325 @@
+"""From a place in a document to suggestions: what is known already, else the engine, as fast as typing allows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.request import CompletionRequest, ContextFile
+from lsp_server.cache import Hit, SuggestionCache, typed_since
+from lsp_server.documents import Edit
+from lsp_server.engine_client import EngineState, Streaming
+from lsp_server.generation import Generation
+from lsp_server.options import Options
+from lsp_server.outcomes import Kind, Outcome, Stopwatch
+from lsp_server.pace import Pace
+from lsp_server.suggestion import Shown, against_closers, partial, reason_not_to_ask, shape, stop_rules
+from lsp_server.view import View
+
+GRACE_SECONDS = 0.06  # in which another request may take over what a cancelled one had begun
+
+
+class Engine(Streaming, Protocol):
+    """What the completer needs of EngineClient."""
+
+    @property
+    def ready(self) -> bool:
+        """See EngineClient."""
+        ...
+
+    @property
+    def state(self) -> EngineState:
+        """See EngineClient."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Text for the columns from `start` to `end` of the view's line, in characters."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request gets, and why."""
+
+    outcome: Outcome
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. `path`: of the file as the model should know it. `context`: finds what of other files to send."""
+
+    view: View
+    path: str
+    invoked: bool
+    edit: Edit | None
+    context: Callable[[], Sequence[ContextFile]]
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def outcome(self, kind: Kind, detail: str = "", characters: int = 0) -> Outcome:
+        """Say how this request ended."""
+        self.watch.mark("answer")
+        view = self.view
+        return Outcome(kind, detail, view.uri, view.version, self.invoked, characters, tuple(self.watch.stages))
+
+
+class Completer:
+    """Answers requests for all documents. For each, the engine works on one generation: that of its latest place."""
+
+    def __init__(self, engine: Engine, busy: Callable[[bool], None]) -> None:
+        """`busy` is called when the engine begins to work for this server, and when it has nothing more to do."""
+        self.options = Options()
+        self.pace = Pace()
+        self.cache = SuggestionCache()
+        self.last: Generation | None = None  # that was answered from, for statistics
+        self._engine = engine
+        self._busy = busy
+        self._asking: dict[str, asyncio.Task[Answer]] = {}
+        self._live: dict[str, Generation] = {}
+
+    async def complete(self, ask: Ask) -> Answer:
+        """Answer a request; an older one for the same document ends without suggestions."""
+        uri = ask.view.uri
+        older = self._asking.get(uri)
+        if older is not None:
+            older.cancel()
+        task = self._asking[uri] = asyncio.ensure_future(self._answer(ask))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if this is not None and not this.cancelling():
+                return Answer(ask.outcome("superseded"))
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._abandon, uri, self._live.get(uri))
+            raise
+        finally:
+            if self._asking.get(uri) is task:
+                del self._asking[uri]
+
+    def changed(self, uri: str, view: View) -> None:
+        """The text of a document has changed up to `view`: stop the work that it contradicts."""
+        self.pace.keystroke(time.monotonic())
+        live = self._live.get(uri)
+        if live is not None and not _goes_along(live, view):
+            live.cancel()
+
+    def close(self, uri: str) -> None:
+        """A document was closed: nothing of it is needed any more."""
+        self.cache.forget(uri)
+        for work in (self._live.get(uri), self._asking.get(uri)):
+            if work is not None:
+                work.cancel()
+
+    def stop(self) -> None:
+        """Stop all work, and forget what was made."""
+        for live in list(self._live.values()):
+            live.cancel()
+        self.cache.clear()
+
+    # --- one request -------------------------------------------------------------------------------------------------
+
+    async def _answer(self, ask: Ask) -> Answer:
+        view = ask.view
+        hit = self.cache.find(view)
+        live = self._live.get(view.uri)
+        if live is not None and (hit is None or hit.generation is not live):
+            live.cancel()  # it is for another place, or nothing is known of it yet
+        ask.watch.mark("cache")
+        if hit is None:
+            refusal = self._refusal(ask)
+            if refusal is not None:
+                return refusal
+            if not ask.invoked:
+                await asyncio.sleep(self._delay())
+                ask.watch.mark("debounce")
+            return await self._show(Hit(self._generate(ask), "", ""), ask, "answered")
+        if hit.branch:
+            return await self._show(self._follow(hit, ask), ask, "branch")
+        known = hit.generation.done and len(hit.text) > len(hit.typed)
+        through: Kind = "prefetched" if hit.generation.ahead and not hit.generation.shown else "typed through"
+        return await self._show(hit, ask, through if known else "answered")
+
+    def _refusal(self, ask: Ask) -> Answer | None:
+        """Say why the engine is not to be asked, if there is a reason."""
+        reason = "" if ask.invoked else reason_not_to_ask(ask.view, ask.edit)
+        if reason:
+            return Answer(ask.outcome("rule", reason))
+        before = self.cache.at(ask.view)
+        if before is not None and before.done and not ask.invoked:
+            return Answer(self._nothing(ask, before, shape(before.text, before.view, done=True)))
+        if self._engine.ready:
+            return None
+        state = self._engine.state
+        if state.kind == "failed":
+            return Answer(ask.outcome("engine error", state.message))
+        return Answer(ask.outcome("loading", f"{state.phase} {state.done}/{state.total}" if state.total else ""))
+
+    def _delay(self) -> float:
+        fixed = self.options.debounce_ms
+        return self.pace.delay() if fixed is None else fixed / 1000
+
+    async def _show(self, hit: Hit, ask: Ask, kind: Kind) -> Answer:
+        """Wait for what is worth showing, and make items of it."""
+        generation = hit.generation
+        shown = await self._worth_showing(generation, len(hit.typed), at_once=kind == "branch")
+        ask.watch.mark("engine")
+        if shown.complete and not generation.done:
+            generation.cancel()  # what else would come is not shown
+        if generation.error and not shown.text:
+            return Answer(ask.outcome("engine error", generation.error))
+        shown = _steady(generation, shown)
+        item = _item(hit, shown, ask.view)
+        if item is None:
+            return Answer(self._nothing(ask, generation, shown))
+        generation.shown = shown.text
+        self.last = generation
+        items = [item]
+        if ask.invoked and shown.complete:
+            items += await self._others(hit, item, ask)
+        if shown.complete:
+            self._prefetch(shown, hit, ask)
+        return Answer(ask.outcome(kind, "" if shown.complete else "more to come", len(item.text)), tuple(items))
+
+    async def _worth_showing(self, generation: Generation, typed: int, *, at_once: bool = False) -> Shown:
+        """Wait until all is there that will be shown or, from the deadline on, until anything is."""
+        deadline = 0.0 if at_once else generation.started + self.options.deadline_ms / 1000
+        while True:
+            shown = shape(generation.text, generation.view, generation.done)
+            left = deadline - time.perf_counter()
+            if shown.complete:
+                return shown
+            if left <= 0 and len((early := partial(shown)).text) > typed:
+                return early
+            await generation.grown(left if left > 0 else None)
+
+    def _nothing(self, ask: Ask, generation: Generation, shown: Shown) -> Outcome:
+        if generation.finish_reason == "declined":
+            return ask.outcome("declined", "the drafter is not sure of what comes")
+        return ask.outcome("nothing", shown.reason or "all of it has been typed")
+
+    async def _others(self, hit: Hit, first: Item, ask: Ask) -> list[Item]:
+        """Return other ways to go on from here, for an explicit request: what the tree has verified, then continued."""
+        items = [first]
+        origin, typed = hit.generation, len(hit.typed)
+        line = typed + len(origin.text[typed:].split("\n")[0])
+        near = [each for each in origin.branches if typed <= each.offset <= line]
+        for branch in sorted(near, key=lambda each: -each.logprob):
+            if len(items) == self.options.max_candidates:
+                break
+            text = origin.text[: branch.offset] + branch.text
+            if origin.text.startswith(text):
+                continue  # the same in other tokens
+            other = Hit(self._generate(ask, origin.view, hit.typed, text), hit.typed, text, hit.closed)
+            shown = await self._worth_showing(other.generation, typed)
+            other.generation.cancel()
+            item = _item(other, shown, ask.view)
+            if item is not None and item.text not in [each.text for each in items]:
+                items.append(item)
+        return items[1:]
+
+    # --- the engine's work -------------------------------------------------------------------------------------------
+
+    def _follow(self, hit: Hit, ask: Ask) -> Hit:
+        """Make the branch a suggestion of its own: its text is there at once, what follows it is asked for."""
+        if self._engine.ready:
+            generation = self._generate(ask, hit.generation.view, hit.typed, hit.text)
+        else:
+            generation = Generation(hit.generation.view, hit.text)
+            generation.done = True
+            self.cache.add(generation)
+        return Hit(generation, hit.typed, hit.text, hit.closed, branch=True)
+
+    def _generate(
+        self, ask: Ask, origin: View | None = None, typed: str = "", text: str = "", ahead: bool = False
+    ) -> Generation:
+        """Start what belongs at `origin`, by default where is asked, in place of what the engine did for the document.
+
+        `text` is known to follow there; the document holds `typed` of it.
+        """
+        origin = origin or ask.view
+        live = self._live.get(origin.uri)
+        if live is not None:
+            live.cancel()
+        place = origin if ahead else ask.view.behind(text[len(typed) :]) if text else ask.view
+        request = CompletionRequest(
+            prefix=place.before,
+            suffix=place.after,
+            path=ask.path,
+            language=origin.language,
+            context=tuple(ask.context()),
+            max_tokens=self.options.max_tokens,
+            stop=stop_rules(origin),
+            branches=True,
+            min_confidence=0.0 if ask.invoked or text else self.options.min_confidence,
+        )
+        generation = Generation(origin, text, ahead)
+        self.cache.add(generation)
+        self._live[origin.uri] = generation
+        self._busy(True)
+        generation.run(self._engine.stream(request, origin.uri), self._ended)
+        return generation
+
+    def _ended(self, generation: Generation) -> None:
+        if generation.first_text_ms is not None:
+            self.pace.answered(generation.first_text_ms / 1000)
+        if self._live.get(generation.view.uri) is generation:
+            del self._live[generation.view.uri]
+        if not self._live:
+            self._busy(False)
+
+    def _prefetch(self, shown: Shown, hit: Hit, ask: Ask) -> None:
+        """Begin what would follow if the suggestion were accepted."""
+        if not self.options.prefetch or shown.covers or hit.closed or not self._engine.ready:
+            return
+        place = ask.view.behind(shown.text[len(hit.typed) :])
+        if self.cache.at(place) is None and self.cache.find(place) is None and not reason_not_to_ask(place, None):
+            self._generate(ask, place, ahead=True)
+
+    def _abandon(self, uri: str, generation: Generation | None) -> None:
+        """Stop what a cancelled request had begun, unless another one waits for it now."""
+        if generation is not None and self._live.get(uri) is generation and uri not in self._asking:
+            generation.cancel()
+
+
+def _goes_along(generation: Generation, view: View) -> bool:
+    """Whether what has been typed agrees with what the engine is saying, as far as both are known."""
+    found = typed_since(generation.view, view)
+    if found is None:  # of text computed ahead of what is shown, the document does not hold the beginning yet
+        return typed_since(view, generation.view) is not None
+    typed = found[0]
+    return generation.text.startswith(typed) or typed.startswith(generation.text)
+
+
+def _steady(generation: Generation, shown: Shown) -> Shown:
+    """Return what was shown before, if the new text is no continuation of it: nothing jumps under the typist's eyes."""
+    if generation.shown and not shown.text.startswith(generation.shown):
+        return Shown(generation.shown, shown.complete, shown.covers)
+    return shown
+
+
+def _item(hit: Hit, shown: Shown, view: View) -> Item | None:
+    """Return what replaces the text from where the suggestion begins, or None if nothing is left of it.
+
+    While the typing stays on its line, the item is the same with every key: an editor need not draw it anew.
+    """
+    rest = shown.text[len(hit.typed) :]
+    if not shown.text.startswith(hit.typed) or not rest.strip():
+        return None
+    rest, covers = against_closers(rest, view) if hit.closed else (rest, shown.covers)
+    if not rest.strip():
+        return None
+    end = view.end + covers
+    if view.head:
+        return Item(view.head + rest, view.anchor, end)
+    origin = hit.generation.view
+    if origin.line == view.line:
+        return Item(hit.typed + rest, origin.column, end)
+    return Item(rest, view.column, end)

@@ -1,0 +1,188 @@
+"""The engine as the language server sees it: in the background on this machine, or behind a URL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from engine.config import EngineConfig, load_config
+from engine.errors import TreelineError
+from engine.request import CompletionChunk, CompletionRequest
+
+if TYPE_CHECKING:
+    from engine.client import AsyncClient
+
+RETRY_SECONDS = 5.0  # after a failure, until the engine is looked for again
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """How the engine is. `done` of `total`: layers of `phase` that are loaded. `message`: why it failed."""
+
+    kind: Literal["starting", "loading", "ready", "failed"] = "starting"
+    model: str = ""
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    message: str = ""
+
+
+class Streaming(Protocol):
+    """What completes requests."""
+
+    def stream(self, request: CompletionRequest, document: str = "") -> AsyncGenerator[CompletionChunk]:
+        """Yield verified text as it comes; closing the generator stops the work. Raises TreelineError."""
+        ...
+
+
+class EngineClient:
+    """Finds, starts and asks the engine of the user's configuration. Use it from one event loop."""
+
+    def __init__(self, changed: Callable[[EngineState], None], config_file: Path | None = None) -> None:
+        """`changed` is called with every new state."""
+        self.state = EngineState()
+        self._changed = changed
+        self._config_file = config_file
+        self._backend: AsyncClient | _Remote | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._failed_at = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered. If not, see to it that one will be."""
+        if self.state.kind == "failed" and time.monotonic() - self._failed_at > RETRY_SECONDS:
+            self.connect()
+        return self.state.kind == "ready"
+
+    def connect(self) -> None:
+        """Find the engine, or start it, in the background; the state tells how that goes."""
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+
+    async def stream(self, request: CompletionRequest, document: str = "") -> AsyncGenerator[CompletionChunk]:
+        """Yield verified text as it comes. Raises TreelineError, after which the engine is looked for again."""
+        if self._backend is None:
+            raise TreelineError("the engine is not there yet")
+        try:
+            async with aclosing(self._backend.stream(request, document)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except TreelineError:
+            self._set(EngineState("starting", self.state.model))
+            self.connect()
+            raise
+
+    async def restart(self) -> None:
+        """End the engine and start it anew, with the configuration as it is now."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        backend, self._backend = self._backend, None
+        self._set(EngineState())
+        if backend is not None:
+            await backend.restart()
+            await backend.close()
+        self.connect()
+
+    async def close(self) -> None:
+        """Close all connections; the engine goes on for others."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._backend is not None:
+            await self._backend.close()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(phase: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(self._loading, phase, done, total)
+
+        try:
+            config = await asyncio.to_thread(load_config, {}, self._config_file, os.environ)
+            self._set(replace(self.state, model=model_name(config)))
+            if self._backend is None:
+                self._backend = await asyncio.to_thread(_backend, config, progress)
+            await self._backend.connect()
+            self._set(EngineState("ready", model_name(config)))
+        except TreelineError as error:
+            self._failed_at = time.monotonic()
+            self._set(EngineState("failed", self.state.model, message=str(error)))
+
+    def _loading(self, phase: str, done: int, total: int) -> None:
+        """The engine is not ready after all, or not yet."""
+        state = EngineState("loading", self.state.model, phase, done, total)
+        if state != self.state:
+            self._set(state)
+        self.connect()
+
+    def _set(self, state: EngineState) -> None:
+        self.state = state
+        self._changed(state)
+
+
+def model_name(config: EngineConfig) -> str:
+    """Return what to call the model: its preset, its id, its folder's name, or where it is."""
+    return config.url or Path(config.model).name
+
+
+def _backend(config: EngineConfig, progress: Callable[[str, int, int], None]) -> AsyncClient | _Remote:
+    """Return what answers for `config`. Imports what is slow to import."""
+    if config.url is not None:
+        return _Remote(config)
+    from engine.client import AsyncClient
+
+    client = AsyncClient(config, name=f"language-server-{os.getpid()}", progress=progress)
+    client.prepare()
+    return client
+
+
+class _Remote:
+    """Another server's engine: its client is a synchronous one, so that each stream has a thread."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+
+    async def connect(self) -> None:
+        """There is nothing to start; whether it answers, the first request shows."""
+
+    async def restart(self) -> None:
+        """It is not ours to restart."""
+
+    async def close(self) -> None:
+        """Streams close their own connections."""
+
+    async def stream(self, request: CompletionRequest, document: str = "") -> AsyncGenerator[CompletionChunk]:
+        """See EngineClient."""
+        from engine.remote import RemoteClient
+
+        del document
+        client = RemoteClient(self._config)
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[CompletionChunk | TreelineError | None] = asyncio.Queue()
+
+        def work() -> None:
+            last: TreelineError | None = None
+            try:
+                for chunk in client.stream(request):
+                    loop.call_soon_threadsafe(pieces.put_nowait, chunk)
+            except TreelineError as error:
+                last = error
+            loop.call_soon_threadsafe(pieces.put_nowait, last)
+
+        threading.Thread(target=work, name="remote", daemon=True).start()
+        ended = False
+        try:
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, TreelineError):
+                    raise piece
+                yield piece
+            ended = True
+        finally:
+            if not ended:
+                client.cancel()

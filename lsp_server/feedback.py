@@ -1,0 +1,64 @@
+"""What became of suggestions: shown, accepted whole or in part, and how many characters that saved typing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lsp_server.completer import Item
+from lsp_server.documents import Edit
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A suggestion that an editor was given. `typed`: characters of the item that stood in the document then."""
+
+    text: str
+    line: int
+    start: int
+    typed: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """Totals of a session."""
+
+    shown: int = 0
+    accepted: int = 0
+    accepted_in_part: int = 0
+    characters: int = 0
+
+
+class Feedback:
+    """Infers from the edits that follow whether a suggestion was taken: clients need not say so."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._pending: dict[str, Pending] = {}
+
+    def shown(self, uri: str, item: Item, line: int, column: int) -> None:
+        """An editor was given `item` while its cursor was at (line, column)."""
+        before = self._pending.get(uri)
+        if before is None or before.text != item.text or before.start != item.start:
+            self.counts.shown += 1
+        self._pending[uri] = Pending(item.text, line, item.start, max(0, column - item.start))
+
+    def edited(self, uri: str, edit: Edit | None) -> bool:
+        """Note an edit; say whether it was the acceptance of all that was shown."""
+        pending = self._pending.get(uri)
+        if pending is None or edit is None or len(edit.text) < 2:
+            return False  # a single key is typing
+        rest = pending.text[pending.typed :]
+        if edit.text in (pending.text, rest):
+            del self._pending[uri]
+            self.counts.accepted += 1
+            self.counts.characters += len(rest)
+            return True
+        if rest.startswith(edit.text):
+            self.counts.accepted_in_part += 1
+            self.counts.characters += len(edit.text)
+            self._pending[uri] = Pending(pending.text, pending.line, pending.start, pending.typed + len(edit.text))
+        return False
+
+    def closed(self, uri: str) -> None:
+        """A document is closed."""
+        self._pending.pop(uri, None)

@@ -1,0 +1,86 @@
+"""One completion as it streams in: what has come so far, and whoever waits for more of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+
+from engine.errors import TreelineError
+from engine.request import Branch, CompletionChunk, CompletionStats, FinishReason
+from lsp_server.view import View
+
+Stream = AsyncGenerator[CompletionChunk]
+
+
+class Generation:
+    """The text that belongs at `view`, growing until it is `done`.
+
+    It lives in a task of its own, so that a request may leave with what there is while the rest is still to come.
+    `shown` is the longest of what an editor was given. `error` says why it broke off. `ahead`: nobody has asked for it
+    yet; it is what would follow if a suggestion were accepted.
+    """
+
+    def __init__(self, view: View, text: str = "", ahead: bool = False) -> None:
+        """Begin with `text`, which the model is known to say here."""
+        self.view = view.trimmed()
+        self.text = text
+        self.ahead = ahead
+        self.started = time.perf_counter()
+        self.branches: list[Branch] = []
+        self.done = False
+        self.shown = ""
+        self.error = ""
+        self.finish_reason: FinishReason | None = None
+        self.stats: CompletionStats | None = None
+        self.first_text_ms: float | None = None
+        self._grown = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def run(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
+        """Take the text from `stream`; call `ended` when there is no more."""
+        self._task = asyncio.create_task(self._consume(stream, ended))
+
+    def cancel(self) -> None:
+        """Stop it: the engine stops too. What has come stays."""
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def live(self) -> bool:
+        """Whether the engine works on it."""
+        return self._task is not None and not self._task.done()
+
+    async def grown(self, seconds: float | None) -> None:
+        """Wait until there is more, or until it is done, but no longer than `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._grown.wait()
+        except TimeoutError:
+            return
+
+    async def _consume(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
+        base = len(self.text)
+        try:
+            async for chunk in stream:
+                self.text += chunk.text
+                self.branches += [Branch(base + each.offset, each.text, each.logprob) for each in chunk.branches]
+                if chunk.text and self.first_text_ms is None:
+                    self.first_text_ms = 1000 * (time.perf_counter() - self.started)
+                self.finish_reason, self.stats = chunk.finish_reason, chunk.stats or self.stats
+                self._notify()
+        except TreelineError as error:
+            self.error = str(error)
+        except asyncio.CancelledError:
+            self.finish_reason = "cancelled"
+            raise
+        finally:
+            self.done = True
+            self._notify()
+            ended(self)
+            await stream.aclose()
+
+    def _notify(self) -> None:
+        """Wake who waits now; who comes later waits for the next piece."""
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()

@@ -1,0 +1,235 @@
+"""Rules of a good suggestion: when to ask for one, where it stops, what of it is shown. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from engine.request import StopRules
+from lsp_server.documents import Edit
+from lsp_server.view import WINDOW_BEFORE, View
+
+TAB = 8
+LONGEST_REST = 8  # characters that may follow the cursor on its line, closing brackets not counted
+LONGEST_LINE = 2000
+_CLOSERS = ")]}>\"'`;,: \t"
+_GOING_ON = ("else", "elif", "except", "finally", "catch", "while")
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+_WORD = re.compile(r"\w+\Z")
+_COMMENT = re.compile(r"\s*(?:#|//|--|/\*|\*|<!--|;|%)")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What of a completion is shown.
+
+    `complete`: more of it would not change that. `covers`: how many characters behind the cursor it takes the place of.
+    `reason`: why nothing is shown, where `text` is empty.
+    """
+
+    text: str
+    complete: bool
+    covers: int = 0
+    reason: str = ""
+
+
+# --- when ------------------------------------------------------------------------------------------------------------
+
+
+def reason_not_to_ask(view: View, edit: Edit | None) -> str:
+    """Say why a keystroke here should not wake the model, or nothing. Explicit requests are not asked about."""
+    after = view.line_after
+    if edit and edit.removed > len(edit.text):
+        return "right after a delete"
+    if after[:1].isalnum() or after[:1] == "_":
+        return "in the middle of a word"
+    if len(after.strip().strip(_CLOSERS)) > LONGEST_REST:
+        return f"more than {LONGEST_REST} characters follow on the line"
+    if len(view.line_before) + len(after) > LONGEST_LINE:
+        return f"the line is longer than {LONGEST_LINE} characters"
+    if not view.before.strip() and not view.after.strip():
+        return "the document is empty"
+    return ""
+
+
+# --- where it stops --------------------------------------------------------------------------------------------------
+
+
+def columns(line: str) -> int:
+    """Return the width of a line's indentation; a tab goes to the next multiple of 8."""
+    return len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(TAB))
+
+
+def stop_rules(view: View) -> StopRules:
+    """Return where the engine stops.
+
+    At the line's end where something follows the cursor; on an empty line at a smaller indentation; elsewhere behind
+    the block that the line opens, if it opens one.
+    """
+    if view.line_after.strip():
+        return StopRules(end_of_line=True)
+    if not view.line_before.strip():
+        return StopRules(min_indent=columns(view.line_before))
+    return StopRules(min_indent=columns(view.line_before) + 1)
+
+
+def shape(text: str, view: View, done: bool) -> Shown:
+    """Return what is shown of the completion `text` at `view`; `done`: it will not become longer.
+
+    As it grows, what is shown grows with it or stays as it is.
+    """
+    kept, stopped = _within(text, stop_rules(view))
+    kept, ended = _first_construct(kept, view)
+    ended = ended or stopped
+    kept, repeats = _without_what_follows(kept, view, done or ended)
+    complete = ended or repeats or done
+    if complete and not view.line_after.strip():
+        kept = kept.rstrip()
+    kept, covers = against_closers(kept, view)
+    if kept.strip():
+        return Shown(kept, complete, covers)
+    reason = "it would repeat what stands there" if repeats else "the model says nothing but blanks"
+    return Shown("", complete, 0, reason if text else "the model says nothing")
+
+
+def partial(shown: Shown) -> Shown:
+    """Return what of an unfinished suggestion is worth showing: whole lines, or whole words of its first line."""
+    if shown.complete:
+        return shown
+    text = shown.text
+    at = text.rfind("\n")
+    if at > 0 and text[:at].strip():
+        return Shown(text[:at].rstrip(), False, shown.covers)
+    word = _WORD.search(text)
+    cut = text[: word.start()] if word else text
+    return Shown(cut.rstrip(), False, shown.covers, "" if cut.strip() else "nothing was verified in time")
+
+
+def _within(text: str, rules: StopRules) -> tuple[str, bool]:
+    """Apply the rules that the engine follows: a branch was cut by nobody yet."""
+    lines = text.split("\n")
+    begun = bool(lines[0].strip())
+    for number, line in enumerate(lines[1:], start=1):
+        if rules.end_of_line and begun:
+            return "\n".join(lines[:number]), True
+        if not line.strip():
+            continue
+        begun = True
+        if columns(line) + (line.lstrip(" \t")[0] in ")]}") < (rules.min_indent or 0):
+            return "\n".join(lines[:number]), True
+    return text, False
+
+
+def _first_construct(text: str, view: View) -> tuple[str, bool]:
+    """Cut where a second thing begins: at top level, a function does not bring the next one along."""
+    if view.line_before.strip() or columns(view.line_before) > 0:
+        return text, False
+    lines = text.split("\n")
+    started = indented = blank = False
+    for number, line in enumerate(lines):
+        if not line.strip():
+            blank = blank or started
+            continue
+        if columns(line) > 0 or not started:
+            started, indented, blank = True, indented or columns(line) > 0, False
+            continue
+        if blank or (indented and not _goes_on(line)):
+            undecided = not blank and number == len(lines) - 1 and any(word.startswith(line) for word in _GOING_ON)
+            return "\n".join(lines[:number]).rstrip("\n"), not undecided
+    return text, False
+
+
+def _goes_on(line: str) -> bool:
+    """Whether a line at the margin belongs to the block above it."""
+    return line[0] in ")]}" or line.startswith(_GOING_ON)
+
+
+def _without_what_follows(text: str, view: View, final: bool) -> tuple[str, bool]:
+    """Cut where it begins to repeat the lines behind the cursor or, as a comment, the line before it.
+
+    Two lines must agree, or the last one that is known. While the second is still to come, the first one is held.
+    """
+    following = [line.strip() for line in view.after.split("\n")[1:40] if line.strip()][:2]
+    lines = text.split("\n")
+    whole = [(view.line_before + lines[0]).strip(), *(line.strip() for line in lines[1:])]
+    known = whole if final else whole[:-1]
+    if known and _COMMENT.match(known[0]) and known[0] == _line_above(view):
+        return "", True
+    for number, line in enumerate(known):
+        if not following or line != following[0] or not _telling(line):
+            continue
+        rest = [each for each in known[number + 1 :] if each]
+        if len(following) < 2 or (rest and rest[0] == following[1]) or (final and not rest):
+            return "\n".join(lines[:number]), True
+        if not rest:
+            return "\n".join(lines[:number]), False
+    return text, False
+
+
+def _line_above(view: View) -> str:
+    """Return the last line above the cursor's that is not blank, without its indentation."""
+    lines = view.before[-WINDOW_BEFORE:].split("\n")[:-1]
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _telling(line: str) -> bool:
+    """Whether two equal lines are more than a coincidence: `)` and `else:` stand everywhere."""
+    return len(re.findall(r"\w", line)) > 4
+
+
+def against_closers(text: str, view: View) -> tuple[str, int]:
+    """Return the text less what closes a bracket twice, and how many closers behind the cursor it takes the place of.
+
+    Editors put the closing bracket or quote behind the cursor when the opening one is typed. A suggestion that closes
+    them itself replaces them; one that does not stands before them.
+    """
+    after = view.line_after
+    if not after.strip():
+        return text, 0
+    opened = _scan(view.line_before, "")
+    said = _scan(text, opened.quote)
+    quoted = 1 if opened.quote and after[:1] == opened.quote else 0
+    if quoted and said.quote == opened.quote and not said.left:
+        return text, 0  # it stays within the string
+    closers = len(after[quoted:]) - len(after[quoted:].lstrip(")]}"))
+    closing, needed = said.closing, len(opened.open)
+    if needed and len(closing) > needed:
+        text, closing = text[: closing[needed]], closing[:needed]
+    covered = max(0, min(len(closing) + closers - needed, len(closing), closers))
+    return text, covered + quoted
+
+
+@dataclass(slots=True)
+class _Scanned:
+    """Brackets of a text: those left `open`, the places of `closing` ones that it has not opened, the open `quote`.
+
+    `left`: whether the quote that was open at its beginning was closed.
+    """
+
+    open: list[str]
+    closing: list[int]
+    quote: str
+    left: bool = False
+
+
+def _scan(text: str, quote: str) -> _Scanned:
+    found = _Scanned([], [], quote)
+    escaped = False
+    for at, char in enumerate(text):
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = bool(found.quote)
+        elif found.quote:
+            if char == found.quote:
+                found.quote, found.left = "", True
+        elif char in "\"'`":
+            found.quote = char
+        elif char in _PAIRS.values():
+            found.open.append(char)
+        elif char in _PAIRS:
+            if found.open and found.open[-1] == _PAIRS[char]:
+                found.open.pop()
+            else:
+                found.closing.append(at)
+    return found

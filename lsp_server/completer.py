@@ -217,10 +217,13 @@ class Completer:
             text = origin.text[: branch.offset] + branch.text
             if origin.text.startswith(text):
                 continue  # the same in other tokens
-            other = Hit(self._generate(ask, origin.view, hit.typed, text), hit.typed, text, hit.closed)
-            shown = await self._worth_showing(other.generation, typed)
-            other.generation.cancel()
-            item = _item(other, shown, ask.view)
+            other = origin.others.get(text)
+            if other is None or other.finish_reason == "cancelled":
+                other = origin.others[text] = self._generate(ask, origin.view, hit.typed, text, keep=False)
+            shown = await self._worth_showing(other, typed)
+            if not other.done:
+                other.cancel()
+            item = _item(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
             if item is not None and item.text not in [each.text for each in items]:
                 items.append(item)
         return items[1:]
@@ -238,11 +241,18 @@ class Completer:
         return Hit(generation, hit.typed, hit.text, hit.closed, branch=True)
 
     def _generate(
-        self, ask: Ask, origin: View | None = None, typed: str = "", text: str = "", ahead: bool = False
+        self,
+        ask: Ask,
+        origin: View | None = None,
+        typed: str = "",
+        text: str = "",
+        *,
+        ahead: bool = False,
+        keep: bool = True,
     ) -> Generation:
         """Start what belongs at `origin`, by default where is asked, in place of what the engine did for the document.
 
-        `text` is known to follow there; the document holds `typed` of it.
+        `text` is known to follow there; the document holds `typed` of it. `keep`: let later requests find it.
         """
         origin = origin or ask.view
         live = self._live.get(origin.uri)
@@ -261,7 +271,8 @@ class Completer:
             min_confidence=0.0 if ask.invoked or text else self.options.min_confidence,
         )
         generation = Generation(origin, text, ahead)
-        self.cache.add(generation)
+        if keep:
+            self.cache.add(generation)
         self._live[origin.uri] = generation
         self._busy(True)
         generation.run(self._engine.stream(request, origin.uri), self._ended)

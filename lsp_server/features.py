@@ -85,11 +85,11 @@ def _lifecycle(server: TreelineServer) -> None:
         await server.pull_settings()
 
     @server.feature(types.SHUTDOWN)
-    def shutdown(_: object = None) -> None:
+    def shutdown(_: None) -> None:
         server.completer.stop()
 
     @server.feature(types.EXIT)
-    def leave(_: object = None) -> None:
+    def leave(_: None) -> None:
         end(0 if server.protocol.ended else 1)
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
@@ -104,7 +104,7 @@ def _lifecycle(server: TreelineServer) -> None:
         server.look_at_folders(server.exclusions.trusted)
 
     @server.feature("treeline/trusted")
-    def trusted(_: object) -> None:
+    def trusted(_: Any) -> None:
         server.look_at_folders(trusted=True)
 
 

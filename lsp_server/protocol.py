@@ -62,7 +62,7 @@ def make_converter() -> Converter:
 class Protocol(LanguageServerProtocol):
     """The protocol of pygls, less its silences."""
 
-    _server: TreelineServer
+    _server: TreelineServer  # pyright: ignore[reportIncompatibleVariableOverride] - the only one it is made for
 
     def structure_message(self, data: dict[str, Any]) -> Any:
         """Return the message, or an Undecodable where pygls would tell nobody but the log."""

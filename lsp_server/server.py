@@ -36,7 +36,7 @@ REFRESH_SECONDS = 0.4  # of no typing, before other files are looked at
 class TreelineServer(LanguageServer):
     """One editor's server: its documents, its settings, and the parts that answer."""
 
-    protocol: Protocol
+    protocol: Protocol  # pyright: ignore[reportIncompatibleVariableOverride] - what protocol_cls makes
 
     def __init__(self, version: str, config_file: Path | None = None) -> None:
         """`config_file`: the user's configuration of the engine, if not the usual one."""
@@ -79,10 +79,10 @@ class TreelineServer(LanguageServer):
         """Take over what the client says of itself."""
         folders = list(params.workspace_folders or [])
         self.protocol.use(Documents.like(self.workspace, folders))
-        given = cast("dict[str, Any]", params.initialization_options or {})
-        given = dict(given) if isinstance(given, dict) else {}
-        trusted = given.pop("trusted", True) is not False
-        self.configure(given)
+        given: object = params.initialization_options
+        settings = dict(cast("dict[str, object]", given)) if isinstance(given, dict) else {}
+        trusted = settings.pop("trusted", True) is not False
+        self.configure(settings)
         self.look_at_folders(trusted)
 
     def look_at_folders(self, trusted: bool) -> None:
@@ -210,11 +210,9 @@ class TreelineServer(LanguageServer):
         chosen = None
         if selected is not None and selected.range.start.line == selected.range.end.line == snapshot.line:
             line = snapshot.lines[snapshot.line]
-            ends = (
-                to_column(line, at.character, snapshot.encoding) for at in (selected.range.start, selected.range.end)
-            )
-            chosen = (*ends, selected.text)
-        view = view_of(snapshot, cast("tuple[int, int, str] | None", chosen))
+            start = to_column(line, selected.range.start.character, snapshot.encoding)
+            chosen = start, to_column(line, selected.range.end.character, snapshot.encoding), selected.text
+        view = view_of(snapshot, chosen)
 
         def context() -> Sequence[ContextFile]:
             if not self.options.workspace_context:
@@ -235,7 +233,7 @@ class TreelineServer(LanguageServer):
         return ("excluded", reason) if reason else None
 
     def toggle(self, language: str = "") -> bool:
-        """Switch suggestions, or those of a language, on or off until the settings change; return whether they are on."""
+        """Switch suggestions, or those of a language, on or off until the settings change; say whether they are on."""
         options = self.options
         if not language:
             options = replace(options, enabled=not options.enabled)

@@ -54,7 +54,15 @@ SERVER_THIRD_PARTY = {"starlette", "uvicorn", "pydantic"}
 CLIENTS = ("engine.client", "engine.remote")
 CLIENT_THIRD_PARTY_LATE = {"httpx"}  # slow to import, and not always installed
 STANDARD_LIBRARY_ONLY = ("engine", "engine.errors", "engine.request")
-LANGUAGE_SERVER_MAY_USE = "engine.request"
+# Of the engine: what a client says and hears, how it is configured, and the clients themselves. None of it loads torch.
+LANGUAGE_SERVER_MAY_USE = {
+    "engine",
+    "engine.client",
+    "engine.config",
+    "engine.errors",
+    "engine.remote",
+    "engine.request",
+}
 
 MAY_NAME_CUDA = ("engine.kernels", "engine.offload")
 # Modules whose strings may hold the bare word, because it is not the device that they mean by it.
@@ -211,8 +219,8 @@ def _language_server(graph: dict[str, list[Import]]) -> Iterator[str]:
                 yield f"{where}: the engine knows nothing of editors"
             elif not _within(name, "lsp_server"):
                 continue
-            elif root == "engine" and each.target != LANGUAGE_SERVER_MAY_USE:
-                yield f"{where}: the language server may import {LANGUAGE_SERVER_MAY_USE} alone"
+            elif root == "engine" and each.target not in LANGUAGE_SERVER_MAY_USE:
+                yield f"{where}: the language server may import the engine's clients alone"
             elif root in CORE_THIRD_PARTY | CORE_THIRD_PARTY_LATE:
                 yield f"{where}: the language server runs no model"
 

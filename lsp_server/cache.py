@@ -98,7 +98,7 @@ def typed_since(origin: View, view: View) -> tuple[str, int] | None:
     if start > len(view.before):
         return None
     stem, typed = view.before[max(0, start - WINDOW_BEFORE) : start], view.before[start:]
-    if not _agree_backwards(stem, origin.before):
+    if stem != origin.before[-WINDOW_BEFORE:]:
         return None
     closed = _closed(typed, origin.after[:WINDOW_AFTER], view.after[: WINDOW_AFTER + 8])
     return None if closed is None else (typed, closed)
@@ -113,17 +113,12 @@ def _line_start(text: str, end: int) -> int:
     return max(text.rfind("\n", 0, end), text.rfind("\r", 0, end)) + 1
 
 
-def _agree_backwards(stem: str, before: str) -> bool:
-    size = min(len(stem), len(before), WINDOW_BEFORE)
-    return stem[len(stem) - size :] == before[len(before) - size :]
-
-
 def _closed(typed: str, was: str, now: str) -> int | None:
     """Return how many characters stand before `was` in `now`, all of which close what was typed; None if others do."""
     closers = "".join(reversed([_CLOSING[char] for char in typed if char in _CLOSING]))
     for count in range(min(len(closers), 4) + 1):
-        rest = now[count : count + len(was)]
-        same = rest == was or (len(now) - count >= WINDOW_AFTER and was.startswith(rest))
+        whole = len(was) < WINDOW_AFTER  # then it is all that follows
+        same = now[count:] == was if whole else now[count : count + len(was)] == was
         if same and all(char in closers for char in now[:count]):
             return count
     return None

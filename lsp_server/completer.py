@@ -5,70 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
-from engine.request import CompletionRequest, ContextFile
+from engine.request import Branch, CompletionRequest
+from lsp_server.ask import Answer, Ask, Engine, Item
 from lsp_server.cache import Hit, SuggestionCache, typed_since
-from lsp_server.documents import Edit
-from lsp_server.engine_client import EngineState, Streaming
 from lsp_server.generation import Generation
 from lsp_server.options import Options
-from lsp_server.outcomes import Kind, Outcome, Stopwatch
+from lsp_server.outcomes import Kind, Outcome
 from lsp_server.pace import Pace
 from lsp_server.suggestion import Shown, against_closers, partial, reason_not_to_ask, shape, stop_rules
 from lsp_server.view import View
 
+SURVEY_NODES = 24  # of the tree that is grown to find out what else the target might say
 GRACE_SECONDS = 0.06  # in which another request may take over what a cancelled one had begun
-
-
-class Engine(Streaming, Protocol):
-    """What the completer needs of EngineClient."""
-
-    @property
-    def ready(self) -> bool:
-        """See EngineClient."""
-        ...
-
-    @property
-    def state(self) -> EngineState:
-        """See EngineClient."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """Text for the columns from `start` to `end` of the view's line, in characters."""
-
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a request gets, and why."""
-
-    outcome: Outcome
-    items: tuple[Item, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request. `path`: of the file as the model should know it. `context`: finds what of other files to send."""
-
-    view: View
-    path: str
-    invoked: bool
-    edit: Edit | None
-    context: Callable[[], Sequence[ContextFile]]
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    def outcome(self, kind: Kind, detail: str = "", characters: int = 0) -> Outcome:
-        """Say how this request ended."""
-        self.watch.mark("answer")
-        view = self.view
-        return Outcome(kind, detail, view.uri, view.version, self.invoked, characters, tuple(self.watch.stages))
 
 
 class Completer:
@@ -130,8 +79,8 @@ class Completer:
         view = ask.view
         hit = self.cache.find(view)
         live = self._live.get(view.uri)
-        if live is not None and (hit is None or hit.generation is not live):
-            live.cancel()  # it is for another place, or nothing is known of it yet
+        if live is not None and (hit is None or hit.generation is not live) and not _goes_along(live, view):
+            live.cancel()
         ask.watch.mark("cache")
         if hit is None:
             refusal = self._refusal(ask)
@@ -143,7 +92,7 @@ class Completer:
             return await self._show(Hit(self._generate(ask), "", ""), ask, "answered")
         if hit.branch:
             return await self._show(self._follow(hit, ask), ask, "branch")
-        known = hit.generation.done and len(hit.text) > len(hit.typed)
+        known = hit.generation.done and len(hit.text) > len(hit.typed) and not ask.invoked
         through: Kind = "prefetched" if hit.generation.ahead and not hit.generation.shown else "typed through"
         return await self._show(hit, ask, through if known else "answered")
 
@@ -196,7 +145,8 @@ class Completer:
             left = deadline - time.perf_counter()
             if shown.complete:
                 return shown
-            if left <= 0 and len((early := partial(shown)).text) > typed:
+            early = shown if at_once else partial(shown)
+            if left <= 0 and len(early.text) > typed:
                 return early
             await generation.grown(left if left > 0 else None)
 
@@ -208,25 +158,33 @@ class Completer:
     async def _others(self, hit: Hit, first: Item, ask: Ask) -> list[Item]:
         """Return other ways to go on from here, for an explicit request: what the tree has verified, then continued."""
         items = [first]
-        origin, typed = hit.generation, len(hit.typed)
-        line = typed + len(origin.text[typed:].split("\n")[0])
-        near = [each for each in origin.branches if typed <= each.offset <= line]
-        for branch in sorted(near, key=lambda each: -each.logprob):
+        for text in list(hit.generation.others) or await self._other_texts(hit, ask):
             if len(items) == self.options.max_candidates:
                 break
-            text = origin.text[: branch.offset] + branch.text
-            if origin.text.startswith(text):
-                continue  # the same in other tokens
-            other = origin.others.get(text)
+            other = hit.generation.others.get(text)
             if other is None or other.finish_reason == "cancelled":
-                other = origin.others[text] = self._generate(ask, origin.view, hit.typed, text, keep=False)
-            shown = await self._worth_showing(other, typed)
+                other = self._generate(ask, hit.generation.view, hit.typed, text, keep=False)
+                hit.generation.others[text] = other
+            shown = await self._worth_showing(other, len(hit.typed))
             if not other.done:
                 other.cancel()
             item = _item(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
             if item is not None and item.text not in [each.text for each in items]:
                 items.append(item)
         return items[1:]
+
+    async def _other_texts(self, hit: Hit, ask: Ask) -> list[str]:
+        """Return how else the text of a hit may begin, the likeliest first; look again where too few are known."""
+        origin, typed = hit.generation, len(hit.typed)
+        line = typed + len(origin.text[typed:].split("\n")[0])
+        texts = _branching(origin.text, origin.branches, typed, line)
+        if len(texts) + 1 < self.options.max_candidates:
+            again = self._generate(ask, keep=False, budget=SURVEY_NODES)
+            await self._worth_showing(again, 0)
+            again.cancel()
+            found = _branching(again.text, again.branches, 0, line - typed)
+            texts += [hit.typed + text for text in found]
+        return list(dict.fromkeys(text for text in texts if not origin.text.startswith(text)))
 
     # --- the engine's work -------------------------------------------------------------------------------------------
 
@@ -235,8 +193,7 @@ class Completer:
         if self._engine.ready:
             generation = self._generate(ask, hit.generation.view, hit.typed, hit.text)
         else:
-            generation = Generation(hit.generation.view, hit.text)
-            generation.done = True
+            generation = Generation.silent(hit.generation.view, hit.text)
             self.cache.add(generation)
         return Hit(generation, hit.typed, hit.text, hit.closed, branch=True)
 
@@ -249,10 +206,12 @@ class Completer:
         *,
         ahead: bool = False,
         keep: bool = True,
+        budget: int | None = None,
     ) -> Generation:
         """Start what belongs at `origin`, by default where is asked, in place of what the engine did for the document.
 
         `text` is known to follow there; the document holds `typed` of it. `keep`: let later requests find it.
+        `budget`: of draft nodes, None for what is fastest.
         """
         origin = origin or ask.view
         live = self._live.get(origin.uri)
@@ -267,6 +226,7 @@ class Completer:
             context=tuple(ask.context()),
             max_tokens=self.options.max_tokens,
             stop=stop_rules(origin),
+            budget=budget,
             branches=True,
             min_confidence=0.0 if ask.invoked or text else self.options.min_confidence,
         )
@@ -287,10 +247,17 @@ class Completer:
             self._busy(False)
 
     def _prefetch(self, shown: Shown, hit: Hit, ask: Ask) -> None:
-        """Begin what would follow if the suggestion were accepted."""
+        """Begin what would follow if the suggestion were accepted.
+
+        Where it ends its line, that is on the next line: that nothing follows on this one, the model has said already.
+        """
         if not self.options.prefetch or shown.covers or hit.closed or not self._engine.ready:
             return
         place = ask.view.behind(shown.text[len(hit.typed) :])
+        if not place.line_after.strip() and hit.generation.finish_reason != "length":
+            if self.cache.at(place) is None:
+                self.cache.add(Generation.silent(place))
+            place = place.next_line()
         if self.cache.at(place) is None and self.cache.find(place) is None and not reason_not_to_ask(place, None):
             self._generate(ask, place, ahead=True)
 
@@ -298,6 +265,12 @@ class Completer:
         """Stop what a cancelled request had begun, unless another one waits for it now."""
         if generation is not None and self._live.get(uri) is generation and uri not in self._asking:
             generation.cancel()
+
+
+def _branching(text: str, branches: Sequence[Branch], start: int, end: int) -> list[str]:
+    """Return the texts of branches that leave `text` between two places, the likeliest first."""
+    near = sorted((each for each in branches if start <= each.offset <= end), key=lambda each: -each.logprob)
+    return [text[: each.offset] + each.text for each in near]
 
 
 def _goes_along(generation: Generation, view: View) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from lsprotocol import types
 
-from lsp_server.completer import Item
+from lsp_server.ask import Item
 from lsp_server.documents import Snapshot, to_units
 from lsp_server.protocol import Arrived
 from lsp_server.server import TreelineServer

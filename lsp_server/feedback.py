@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lsp_server.completer import Item
+from lsp_server.ask import Item
 from lsp_server.documents import Edit
 
 

@@ -38,6 +38,13 @@ class Generation:
         self._grown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @classmethod
+    def silent(cls, view: View, text: str = "") -> Generation:
+        """Return one that is done: nothing more is known to follow."""
+        generation = cls(view, text)
+        generation.done = True
+        return generation
+
     def run(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
         """Take the text from `stream`; call `ended` when there is no more."""
         self._task = asyncio.create_task(self._consume(stream, ended))

@@ -15,7 +15,8 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from engine.request import ContextFile
-from lsp_server.completer import Answer, Ask, Completer
+from lsp_server.ask import Answer, Ask
+from lsp_server.completer import Completer
 from lsp_server.context import ContextBuilder
 from lsp_server.documents import Document, Documents, Snapshot, to_column
 from lsp_server.engine_client import EngineClient

@@ -153,6 +153,9 @@ def _without_what_follows(text: str, view: View, final: bool) -> tuple[str, bool
     lines = text.split("\n")
     whole = [(view.line_before + lines[0]).strip(), *(line.strip() for line in lines[1:])]
     known = whole if final else whole[:-1]
+    unwanted = [*following[:1], *([_line_above(view)] if _COMMENT.match(whole[0]) else [])]
+    if not known and any(line.startswith(whole[0]) for line in unwanted):
+        return "", False  # it may become what stands there
     if known and _COMMENT.match(known[0]) and known[0] == _line_above(view):
         return "", True
     for number, line in enumerate(known):

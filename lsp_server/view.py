@@ -50,6 +50,12 @@ class View:
         """Return the place with no more text than it takes to know it again, and to shape what is said there."""
         return replace(self, before=self.before[-WINDOW_BEFORE:], after=self.after[:WINDOW_AFTER])
 
+    def next_line(self) -> View:
+        """Return the place where the next line would begin, as far to the right as this one."""
+        line = self.line_before
+        end = "\r\n" if "\r\n" in self.before else "\n"
+        return self.behind(end + line[: len(line) - len(line.lstrip(" \t"))])
+
     def behind(self, text: str) -> View:
         """Return the place behind `text`, once it has been inserted here."""
         added = split_lines(text)

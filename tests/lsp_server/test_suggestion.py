@@ -1,0 +1,149 @@
+"""When to ask, where a suggestion stops, what of it is shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.request import StopRules
+from lsp_server.documents import Edit
+from lsp_server.suggestion import Shown, partial, reason_not_to_ask, shape, stop_rules
+from tests.lsp_server.scripted import place
+
+DELETED = Edit(0, 3, "", 1)
+TYPED = Edit(0, 3, "x", 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "edit", "reason"),
+    [
+        ("x = ", "", TYPED, ""),
+        ("x = ", "", DELETED, "delete"),
+        ("pri", "nt(x)", TYPED, "middle of a word"),
+        ("f(", ")", TYPED, ""),
+        ("f(g(", "))  ]}", TYPED, ""),
+        ("f(", ") + other_thing", TYPED, "characters follow"),
+        ("x" * 3000, "", TYPED, "longer than"),
+        ("", "", None, "empty"),
+        ("", "\nimport os\n", None, ""),
+        ("", "import os\n", None, "word"),
+    ],
+)
+def test_when_a_keystroke_asks(before: str, after: str, edit: Edit | None, reason: str) -> None:
+    said = reason_not_to_ask(place(before, after), edit)
+    assert reason in said
+    assert bool(reason) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rules"),
+    [
+        ("x = f(", ")", StopRules(end_of_line=True)),
+        ("def f():\n    ", "", StopRules(min_indent=4)),
+        ("def f():\n    return ", "", StopRules(min_indent=5)),
+        ("def f():", "", StopRules(min_indent=1)),
+        ("\t\t", "\n", StopRules(min_indent=16)),
+    ],
+)
+def test_where_the_engine_stops(before: str, after: str, rules: StopRules) -> None:
+    assert stop_rules(place(before, after)) == rules
+
+
+def shown(before: str, text: str, after: str = "", done: bool = True) -> Shown:
+    return shape(text, place(before, after), done)
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "after", "expected"),
+    [
+        # one line where something follows
+        ("x = (", "1 + 2\ny = 3", ") * 2", "1 + 2"),
+        # a block ends at a smaller indentation, and takes its closing bracket along
+        ("def f():\n    ", "a = 1\n    return a\n\nb = 2", "", "a = 1\n    return a"),
+        ("def f():\n    x = g(", "\n        1,\n    )\n    return x", "", "\n        1,\n    )"),
+        ("if a:", "\n    b()\nelse:\n    c()", "", "\n    b()"),
+        # at top level, one thing at a time
+        ("import os\n", "def f():\n    pass\n\n\ndef g():\n    pass", "", "def f():\n    pass"),
+        ("import os\n", "x = f(\n    1,\n)\ny = 2", "", "x = f(\n    1,\n)"),
+        ("import os\n", "if a:\n    b()\nelse:\n    c()\nd()", "", "if a:\n    b()\nelse:\n    c()"),
+        ("import os\n", "import re\nimport sys\n\nx = 1", "", "import re\nimport sys"),
+        # what stands below already is not said again
+        ("    a = 1\n    ", "b = value\n    return a + b", "\n    return a + b\n", "b = value"),
+        ("x = 1\n", "return total_value", "\nreturn total_value\n", ""),
+        ("# say hello\n", "# say hello\nprint()", "", ""),
+        # a lone bracket below is a coincidence
+        ("f(", "\n    a,\n)", "\n)\n", "\n    a,\n)"),
+        ("x = 1", "   \n  ", "", ""),
+    ],
+)
+def test_what_is_shown(before: str, text: str, after: str, expected: str) -> None:
+    result = shown(before, text, after)
+    assert result.text == expected
+    assert result.complete
+    assert bool(result.reason) == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "after", "expected", "covers"),
+    [
+        ("print(", '"x")', ")", '"x")', 1),
+        ("print(", '"x"', ")", '"x"', 0),
+        ("f(g(", "x))", "))", "x))", 2),
+        ("f(g(", "x))", ")", "x))", 1),
+        ("f(g(", "x)", ")", "x)", 0),
+        ("f(", "x))", ")", "x)", 1),
+        ("f(", "[a], {b})", ")", "[a], {b})", 1),
+        ('d["', 'key"]', '"]', 'key"]', 2),
+        ('d["', "key", '"]', "key", 0),
+        ('f("', 'a(b")', '")', 'a(b")', 2),
+        ("f('", "it\\'s')", "')", "it\\'s')", 2),
+        ("x = [", "1, 2]", "]", "1, 2]", 1),
+        ("def f(", "a, b):", "):", "a, b):", 1),
+    ],
+)
+def test_brackets_and_quotes_are_closed_once(before: str, text: str, after: str, expected: str, covers: int) -> None:
+    assert shown(before, text, after) == Shown(expected, complete=True, covers=covers)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("return valu", "return"),
+        ("return value.", "return value."),
+        ("a = 1\n    b = 2\n    retu", "a = 1\n    b = 2"),
+        ("valu", ""),
+        ("", ""),
+    ],
+)
+def test_in_time_only_whole_words_and_lines_are_shown(text: str, expected: str) -> None:
+    assert partial(shown("def f():\n    ", text, done=False)).text == expected
+
+
+LINES = st.lists(
+    st.sampled_from(["", "  ", "a = 1", "    b = 2", "        c(", "    )", "def f():", "else:", "el", "# say", "x)"]),
+    min_size=1,
+    max_size=7,
+)
+PLACES = st.sampled_from(
+    [
+        ("", "\n"),
+        ("x = 1\n", "\na = 1\n    b = 2\n"),
+        ("def f():\n    ", "\n    b = 2\n"),
+        ("def f():\n    y = ", ""),
+        ("f(", ")"),
+        ("# say\n", "\ndef f():\n"),
+    ]
+)
+
+
+@given(lines=LINES, where=PLACES)
+def test_what_is_shown_only_grows(lines: list[str], where: tuple[str, str]) -> None:
+    """Whatever the pieces, no text that was worth showing early is taken back later."""
+    text = "\n".join(lines)
+    final = shape(text, place(*where), done=True)
+    for end in range(len(text)):
+        early = shape(text[:end], place(*where), done=False)
+        assert final.text.startswith(partial(early).text), (text[:end], early, final)
+        if early.complete:
+            assert early.text == final.text

@@ -32,8 +32,7 @@ _RECHECK_SECONDS = 1.0
 _MOST_VERDICTS = 4096
 # Documents that nobody types code into: output panels, old versions shown by a diff, settings of the editor.
 _NOT_EDITED = frozenset(
-    ("output", "debug", "git", "gitfs", "review", "comment", "search-editor", "walkthrough")
-    + ("vscode-scm", "vscode-settings", "vscode-userdata", "vscode-interactive-input", "vscode-terminal")
+    "output debug git gitfs review comment search-editor walkthrough vscode-scm vscode-settings vscode-userdata".split()  # noqa: SIM905
 )
 
 

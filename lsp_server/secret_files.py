@@ -18,7 +18,8 @@ _NAMES = (
     # credentials of tools and services
     ".netrc", "_netrc", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pypirc", "pip.conf", "pip.ini", ".git-credentials",
     ".gitcookies", ".htpasswd", ".htdigest", ".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".dockercfg",
-    ".s3cfg", ".boto", ".vault-token", ".vault_pass*", ".terraformrc", "terraform.rc", ".ftpconfig", ".remote-sync.json",
+    ".s3cfg", ".boto", ".vault-token", ".vault_pass*", ".terraformrc", "terraform.rc", ".ftpconfig",
+    ".remote-sync.json",
     "credentials*", ".credentials*", "*credentials.json", "*credentials.xml", "secret", "secrets", "secret.*",
     "secrets.*", ".secret*", "*.secret", "*.secrets", "kubeconfig*", "*.kubeconfig", "service-account*.json",
     "service_account*.json", "client_secret*.json", "application_default_credentials.json", "google-services.json",

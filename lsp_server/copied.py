@@ -36,7 +36,7 @@ def find_lines(pasted: Sequence[str], documents: Iterable[SourceText]) -> tuple[
     Indentation may differ, as editors adapt it; so may the first and the last line, which an edit may put in by half.
     """
     stripped = [line.strip() for line in pasted]
-    anchor = max(stripped, key=len)
+    anchor = max(telling_lines(stripped[1:-1]) or stripped, key=len)
     number = stripped.index(anchor)
     for document in documents:
         lines = document.lines

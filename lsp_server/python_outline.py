@@ -16,6 +16,8 @@ _BROKEN = re.compile(r"(?:async\s+)?(?:def|class)\s+(\w+)")
 _BROKEN_METHOD = re.compile(r"\s+(?:async\s+)?def\s+(\w+)")
 _BROKEN_CONSTANT = re.compile(r"([A-Za-z_]\w*)\s*(?::[^=]+)?=[^=]")
 _LONGEST_VALUE = 80
+_LONGEST_PARAMETERS = 400  # longer ones are shown as names alone
+_MOST_PARAMETERS = 40
 
 
 def python_imports(lines: Sequence[str]) -> tuple[Import, ...]:
@@ -101,11 +103,19 @@ def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, indent: str = "", do
     keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     head = [f"{indent}@{ast.unparse(each)}\n" for each in node.decorator_list]
-    head.append(f"{indent}{keyword} {node.name}({ast.unparse(node.args)}){returns}:")
+    head.append(f"{indent}{keyword} {node.name}({_parameters(node.args)}){returns}:")
     documentation = _first_sentence(node) if documented else ""
     if documentation:
         return "".join(head) + f'\n{indent}    """{documentation}"""\n{indent}    ...'
     return "".join(head) + " ..."
+
+
+def _parameters(arguments: ast.arguments) -> str:
+    text = ast.unparse(arguments)
+    if len(text) <= _LONGEST_PARAMETERS:
+        return text
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return ", ".join(each.arg for each in every[:_MOST_PARAMETERS])
 
 
 def _class(node: ast.ClassDef) -> str:
@@ -113,6 +123,7 @@ def _class(node: ast.ClassDef) -> str:
     bases += [f"{each.arg}={ast.unparse(each.value)}" for each in node.keywords if each.arg]
     lines = [f"@{ast.unparse(each)}" for each in node.decorator_list]
     lines.append(f"class {node.name}{'(' + ', '.join(bases) + ')' if bases else ''}:")
+    head = len(lines)
     documentation = _first_sentence(node)
     if documentation:
         lines.append(f'    """{documentation}"""')
@@ -121,7 +132,7 @@ def _class(node: ast.ClassDef) -> str:
             lines.append("    " + _assignment(item))
         elif isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and _is_public(item.name):
             lines.append(_function(item, "    ", documented=False))
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > head else "\n".join(lines) + " ..."
 
 
 def _is_public(name: str) -> bool:

@@ -11,7 +11,7 @@ SCRIPT_LANGUAGES = frozenset(("javascript", "javascriptreact", "typescript", "ty
 SCRIPT_SUFFIXES = (".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mjs", ".cjs", ".mts", ".cts")
 DEFAULT = "default"
 
-_QUOTED = r"""\s*(['"])(?P<module>\.{1,2}(?:/[^'"\n]*)?)\1"""
+_QUOTED = r"""\s*(?P<quote>['"])(?P<module>\.{1,2}(?:/[^'"\n]*)?)(?P=quote)"""
 _IMPORT = re.compile(
     r"^[ \t]*(?:import|export)\s+(?:type\s+)?(?P<names>[^'\";]{1,2000}?)\s+from" + _QUOTED, re.MULTILINE
 )

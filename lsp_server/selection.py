@@ -9,9 +9,9 @@ from pathlib import Path
 from lsp_server.chunks import Chunk
 from lsp_server.definitions import Definition
 from lsp_server.exclusions import Exclusions
-from lsp_server.similarity import containment, jaccard, telling_lines, words
+from lsp_server.similarity import jaccard, share, telling_lines, words
 
-_NEAR_DUPLICATE = 0.5  # of the lines: the cursor's surroundings say it already
+_NEAR_DUPLICATE = 0.5  # of its lines: the cursor's surroundings say them already
 _LOYALTY = 1.25  # a piece that is in the prompt already must be clearly worse to be replaced
 _DEFINITIONS_SHARE = 2  # definitions get at most one half, if chunks need the other
 _FEWEST_LINES = 4
@@ -55,7 +55,7 @@ def select(items: Sequence[Item], before: Sequence[Item], surroundings: Sequence
     for age, item in enumerate(items):
         lines = item.text.splitlines()
         telling = telling_lines(lines)
-        if len(telling) >= _FEWEST_LINES and containment(telling, near) > _NEAR_DUPLICATE:
+        if len(telling) >= _FEWEST_LINES and share(telling, near) > _NEAR_DUPLICATE:
             continue
         if item.is_definition:
             score = 1.0 if item.name in near_words else 0.5
@@ -64,8 +64,8 @@ def select(items: Sequence[Item], before: Sequence[Item], surroundings: Sequence
             score += age == len(items) - 1  # where somebody was last, usually to edit: always of interest
         scores[item] = score * (_LOYALTY if item in kept_before else 1.0)
     chunk_size = sum(_cost(item) for item in scores if not item.is_definition)
-    share = max(budget // _DEFINITIONS_SHARE, budget - chunk_size)
-    chosen = _best([item for item in scores if item.is_definition], scores, min(share, budget))
+    most = min(budget, max(budget // _DEFINITIONS_SHARE, budget - chunk_size))
+    chosen = _best([item for item in scores if item.is_definition], scores, most)
     left = budget - sum(map(_cost, chosen))
     chosen |= _best([item for item in scores if not item.is_definition], scores, left)
     staying = [item for item in before if item in chosen]

@@ -26,7 +26,6 @@ def jaccard(one: Set[str], other: Set[str]) -> float:
     return common / (len(one) + len(other) - common) if common else 0.0
 
 
-def containment(one: Set[str], other: Set[str]) -> float:
-    """Return the share of the smaller one that is in the other, too."""
-    smaller = min(len(one), len(other))
-    return len(one & other) / smaller if smaller else 0.0
+def share(one: Set[str], other: Set[str]) -> float:
+    """Return the share of the first that is in the second, too."""
+    return len(one & other) / len(one) if one else 0.0

@@ -11,8 +11,8 @@ from pathlib import Path
 class SourceText:
     """A document's text; an edit makes a new one.
 
-    `path` is absolute, or None for what is not on disk. `language` is the Language Server Protocol's languageId. `lines`
-    are with or without their line breaks and are never changed.
+    `path` is absolute, or None for what is not on disk. `language` is the Language Server Protocol's languageId.
+    `lines` are with or without their line breaks and are never changed.
     """
 
     uri: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.request import ContextFile
 from lsp_server.source_text import SourceText
 
 _LANGUAGES = {".py": "python", ".ts": "typescript", ".js": "javascript", ".tsx": "typescriptreact", ".rs": "rust"}
@@ -24,7 +25,13 @@ def put(path: Path, text: str = "text\n") -> Path:
 def functions(prefix: str, count: int) -> str:
     """Some code of four lines a function, all lines different from those of another prefix."""
     blocks = (
-        f"def {prefix}_{n}(value_{prefix}):\n    {prefix}_total = value_{prefix} * {n}\n    return {prefix}_total + {n}\n"
+        f"def {prefix}_{n}(value_{prefix}):\n"
+        f"    {prefix}_total = value_{prefix} * {n}\n    return {prefix}_total + {n}\n"
         for n in range(count)
     )
     return "\n".join(blocks)
+
+
+def shown(files: tuple[ContextFile, ...]) -> str:
+    """All text of a context."""
+    return "".join(file.text for file in files)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-_ATOMS = "a b ab é A a.log *.log * ** *** ? ?? a* *b [ab] [!a] [^b] [a-c] [[:alpha:]] [[:none:]] []a] [a\\-c] [b- [ \\a \\* a\\"
+_ATOMS = "a b ab é A a.log *.log * ** *** ? ?? a* *b "
+_ATOMS += "[ab] [!a] [^b] [a-c] [[:alpha:]] [[:none:]] []a] [a\\-c] [b- [ \\a \\* a\\"
 _NAMES = ("a", "b", "ab", "c", "a.log", "b.log", "é", "A", "*", "b ", "-", "]", "#a", "!b", "\\")
 
 segments = st.lists(st.sampled_from(_ATOMS.split()), min_size=1, max_size=2).map("".join)

@@ -39,11 +39,34 @@ class Shop:
 '''
 
 BEGINNINGS = [
-    "def f(x):", "async def f():", "class A:", "@decorator", "export default function main() {", "export const f = () => 1;",
-    "const x = 1;", "abstract class A {", "pub(crate) fn run<T>(x: T) {", "impl<T> A<T> {", "fn main() {", "func (s *S) Run() {",
-    "public static final class B {", "interface I {", "export type T = string;", "#[derive(Debug)]", "    def method(self):",
-]  # fmt: skip
-NO_BEGINNINGS = ["    x = 1", "object.attribute()", "type(x)", "return fn(x)", "class_name = 3", "default = 4", "", "    const x = 1;"]
+    "def f(x):",
+    "async def f():",
+    "class A:",
+    "@decorator",
+    "export default function main() {",
+    "export const f = () => 1;",
+    "const x = 1;",
+    "abstract class A {",
+    "pub(crate) fn run<T>(x: T) {",
+    "impl<T> A<T> {",
+    "fn main() {",
+    "func (s *S) Run() {",
+    "public static final class B {",
+    "interface I {",
+    "export type T = string;",
+    "#[derive(Debug)]",
+    "    def method(self):",
+]
+NO_BEGINNINGS = [
+    "    x = 1",
+    "object.attribute()",
+    "type(x)",
+    "return fn(x)",
+    "class_name = 3",
+    "default = 4",
+    "",
+    "    const x = 1;",
+]
 
 
 def source(text: str, uri: str = "file:///w/a.py") -> SourceText:
@@ -82,7 +105,10 @@ def test_a_chunk_ends_before_the_next_definition() -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["def f():", "    x = 1", "", "class A:", "    def g(self):", "@a", "# c", "y" * 900, " "]), max_size=200),
+    st.lists(
+        st.sampled_from(["def f():", "    x = 1", "", "class A:", "    def g(self):", "@a", "# c", "y" * 900, " "]),
+        max_size=200,
+    ),
     st.integers(-5, 250),
     st.integers(8, 64),
 )

@@ -22,6 +22,7 @@ from lsp_server.exclusions import (
     Exclusions,
     text_reason,
 )
+from tests.lsp_server.documents import put
 from tests.lsp_server.ignore_trees import git
 
 SECRET_FILES = """
@@ -45,22 +46,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository, in a folder where nobody's own ignore files count."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nobody"))
-    folder = tmp_path / "work"
-    folder.mkdir()
-    git(folder, "init", "-q")
-    return folder
-
-
-def put(path: Path, text: str = "text\n") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 @pytest.mark.parametrize("name", SECRET_FILES.split())

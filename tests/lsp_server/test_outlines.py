@@ -144,7 +144,10 @@ def test_python_that_is_being_written() -> None:
     [
         ("from a.b import c", [Import("a.b", (("c", "c"),))]),
         ("from a import b as c, d", [Import("a", (("b", "c"), ("d", "d")))]),
-        ("    from .a import (\n    b,  # why\n    c as d,\n    )\nx = 1", [Import("a", (("b", "b"), ("c", "d")), level=1)]),
+        (
+            "    from .a import (\n    b,  # why\n    c as d,\n    )\nx = 1",
+            [Import("a", (("b", "b"), ("c", "d")), level=1)],
+        ),
         ("from .. import a", [Import("", (("a", "a"),), level=2)]),
         ("from a import *", [Import("a", (("*", "*"),))]),
         ("from a import b, \\\n    c", [Import("a", (("b", "b"), ("c", "c")))]),

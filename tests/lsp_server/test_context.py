@@ -127,6 +127,19 @@ def test_a_newly_imported_name_comes_behind_what_was_there(root: Path) -> None:
     assert second[-1] == ContextFile("helper.py", "def other(): ...\n")
 
 
+def test_imports_in_another_order_change_nothing(root: Path, builder: ContextBuilder) -> None:
+    for name in ("one", "two", "three"):
+        put(root / f"{name}.py", f"def {name}(a): ...\n")
+    main = document(put(root / "main.py", "from one import one\nfrom two import two\n"))
+    builder.opened(main)
+    builder.refresh(main)
+    first = builder.build(main, 0)
+    changed = document(root / "main.py", "from three import three\nfrom two import two\nfrom one import one\n")
+    builder.edited(changed, 0)
+    builder.refresh(changed)
+    assert builder.build(changed, 0) == (*first, ContextFile("three.py", "def three(a): ...\n"))
+
+
 def test_going_far_makes_it_anew(root: Path) -> None:
     builder = ContextBuilder(Exclusions([root]), budget=800)
     text = functions("alpha", 40) + "\n" * 100 + functions("beta", 40)

@@ -9,6 +9,7 @@ import pytest
 from engine.request import ContextFile
 from lsp_server import definitions
 from lsp_server.context import ContextBuilder
+from lsp_server.definitions import DefinitionFinder
 from lsp_server.exclusions import Exclusions
 from tests.lsp_server.documents import document, put, shown
 
@@ -103,3 +104,15 @@ def test_big_files_and_many_files_are_not_read(root: Path, builder: ContextBuild
     text = shown(builder.build(main, 0))
     assert "huge" not in text
     assert "def f3(): ..." in text
+
+
+def test_an_excluded_document_is_not_even_outlined(root: Path) -> None:
+    finder = DefinitionFinder(Exclusions([root]))
+    main = document(put(root / "main.py", "from ignored import assist\nfrom holds_key import assist as second\n"))
+    ignored = document(put(root / "ignored.py", "def assist(a): ...\n"))
+    key = document(root / "holds_key.py", "def assist(a): ...\n-----BEGIN PRIVATE KEY-----\n")
+    put(root / "holds_key.py")
+    documents = {other.path: other for other in (ignored, key) if other.path}
+    assert [each.path.name for each in finder.find(main, documents)] == ["ignored.py"]
+    put(root / ".gitignore", "ignored.py\n")
+    assert DefinitionFinder(Exclusions([root])).find(main, documents) == ()

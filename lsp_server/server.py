@@ -41,7 +41,7 @@ class TreelineServer(LanguageServer):
 
     def __init__(self, version: str, config_file: Path | None = None) -> None:
         """`config_file`: the user's configuration of the engine, if not the usual one."""
-        super().__init__(
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - its further arguments are untyped
             "treeline",
             version,
             types.TextDocumentSyncKind.Incremental,
@@ -91,9 +91,7 @@ class TreelineServer(LanguageServer):
         roots = [folder.uri for folder in self.documents.folders.values()] or [self.documents.root_uri]
         paths = [path for uri in roots if uri and (path := local_path(uri))]
         self.exclusions = Exclusions(paths, trusted)
-        self.context = ContextBuilder(self.exclusions)
-        for document in self.documents.all_open():
-            self.context.opened(source_of(document))
+        self.context.reconfigure(self.exclusions)
 
     def ready(self, parent: int | None) -> None:
         """The session has begun: start the engine, and end with the editor."""
@@ -140,6 +138,7 @@ class TreelineServer(LanguageServer):
         document = self.documents.open_document(uri)
         if document is not None:
             self.context.opened(source_of(document))
+            self._refresh_later(document)
 
     def changed(self, uri: str) -> None:
         """A document's text has changed."""
@@ -151,7 +150,7 @@ class TreelineServer(LanguageServer):
         self.completer.changed(uri, view_of(place))
         self.feedback.edited(uri, edit)
         self.context.edited(source_of(document), edit.line)
-        self._refresh_later(document, edit.line)
+        self._refresh_later(document)
 
     def saved(self, uri: str) -> None:
         """A document was saved: what excludes files may have changed with it."""
@@ -169,8 +168,8 @@ class TreelineServer(LanguageServer):
         if timer := self._refreshing.pop(uri, None):
             timer.cancel()
 
-    def _refresh_later(self, document: Document, line: int) -> None:
-        """Look at other files when the typing pauses, in another thread."""
+    def _refresh_later(self, document: Document) -> None:
+        """Look up what the document imports when the typing pauses, in another thread."""
         if timer := self._refreshing.pop(document.uri, None):
             timer.cancel()
         loop = asyncio.get_running_loop()
@@ -178,7 +177,7 @@ class TreelineServer(LanguageServer):
 
         def refresh() -> None:
             self._refreshing.pop(document.uri, None)
-            loop.run_in_executor(None, self.context.refresh, source, line)
+            loop.run_in_executor(None, self.context.refresh, source)
 
         self._refreshing[document.uri] = loop.call_later(REFRESH_SECONDS, refresh)
 

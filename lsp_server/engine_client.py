@@ -74,9 +74,12 @@ class EngineClient:
             async with aclosing(self._backend.stream(request, document)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-        except TreelineError:
-            self._set(EngineState("starting", self.state.model))
-            self.connect()
+        except TreelineError as error:
+            if isinstance(self._backend, _Remote):
+                self._fail(error)
+            else:
+                self._set(EngineState("starting", self.state.model))
+                self.connect()
             raise
 
     async def restart(self) -> None:
@@ -111,8 +114,12 @@ class EngineClient:
             await self._backend.connect()
             self._set(EngineState("ready", model_name(config)))
         except TreelineError as error:
-            self._failed_at = time.monotonic()
-            self._set(EngineState("failed", self.state.model, message=str(error)))
+            self._fail(error)
+
+    def _fail(self, error: TreelineError) -> None:
+        """Let nobody ask for a while."""
+        self._failed_at = time.monotonic()
+        self._set(EngineState("failed", self.state.model, message=str(error)))
 
     def _loading(self, phase: str, done: int, total: int) -> None:
         """The engine is not ready after all, or not yet."""

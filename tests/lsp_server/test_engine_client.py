@@ -1,0 +1,120 @@
+"""The engine in the background as the language server sees it: the real daemon with the bundled pair."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import TreelineError
+from engine.launch import running
+from engine.request import CompletionRequest
+from lsp_server.engine_client import EngineClient, EngineState
+from tests.server.serving import private_daemons
+
+REQUEST = CompletionRequest(prefix="def area(width, height):\n    return ", max_tokens=8)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    with private_daemons(tmp_path / "run") as environment:
+        for name in ("TREELINE_RUNTIME_DIR", "XDG_CONFIG_HOME"):
+            monkeypatch.setenv(name, environment[name])
+        yield environment
+
+
+def run(check: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(check(), 120))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+async def text_of(client: EngineClient) -> str:
+    return "".join([chunk.text async for chunk in client.stream(REQUEST, "a.py")])
+
+
+def test_it_is_started_loads_answers_and_comes_back_after_a_crash(environment: dict[str, str]) -> None:
+    async def check() -> None:
+        states: list[EngineState] = []
+        client = EngineClient(states.append)
+        assert not client.ready
+        client.connect()
+        await until(lambda: client.ready)
+        assert client.state.model == "bundled"
+        text = await text_of(client)
+        assert text
+        [daemon] = running(environment)
+        os.kill(daemon.pid, signal.SIGKILL)
+        with contextlib.suppress(TreelineError):  # it may have been too late for this one
+            assert await text_of(client) == text
+        await until(lambda: client.ready)
+        assert await text_of(client) == text
+        await client.close()
+
+    run(check)
+
+
+def test_restarting_starts_another(environment: dict[str, str]) -> None:
+    async def check() -> None:
+        client = EngineClient(lambda state: None)
+        client.connect()
+        await until(lambda: client.ready)
+        [before] = running(environment)
+        await client.restart()
+        await until(lambda: client.ready)
+        [after] = running(environment)
+        assert before.pid != after.pid
+        await client.close()
+
+    run(check)
+
+
+def test_a_configuration_that_cannot_be_used_is_said(tmp_path: Path, environment: dict[str, str]) -> None:
+    async def check() -> None:
+        file = tmp_path / "config.toml"
+        file.write_text('modle = "bundled"\n')
+        client = EngineClient(lambda state: None, file)
+        client.connect()
+        await until(lambda: client.state.kind == "failed")
+        assert 'unknown key "modle"' in client.state.message
+        file.write_text(f'model = "{tmp_path / "nothing"}"\n')
+        client.connect()
+        await until(lambda: client.state.kind == "failed" and "nothing" in client.state.message)
+        await client.close()
+
+    run(check)
+
+
+def test_a_server_elsewhere_takes_its_place(environment: dict[str, str], tmp_path: Path) -> None:
+    from tests.server.serving import TOKEN, serve
+
+    async def check() -> None:
+        client = EngineClient(lambda state: None, file)
+        client.connect()
+        await until(lambda: client.ready)
+        assert await text_of(client)
+        endless = client.stream(CompletionRequest(prefix="x = ", max_tokens=4000), "a.py")
+        await anext(endless)
+        await endless.aclose()
+        file.write_text(f'url = "{served.url}/v1"\napi_key = "wrong"\n')
+        await client.restart()
+        await until(lambda: client.ready)
+        with pytest.raises(TreelineError, match="refuses the key"):
+            await text_of(client)
+        assert not client.ready, "asking again at once would help nobody"
+        assert "refuses the key" in client.state.message
+        await client.close()
+
+    with serve(tmp_path / "serve") as served:
+        file = tmp_path / "config.toml"
+        file.write_text(f'url = "{served.url}/v1"\napi_key = "{TOKEN}"\n')
+        run(check)

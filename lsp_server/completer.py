@@ -18,6 +18,7 @@ from lsp_server.view import View
 
 SURVEY_NODES = 24  # of the tree that is grown to find out what else the target might say
 GRACE_SECONDS = 0.06  # in which another request may take over what a cancelled one had begun
+ALONG_SECONDS = 0.4  # the same where the typing goes along with it
 
 
 class Completer:
@@ -57,7 +58,11 @@ class Completer:
         """The text of a document has changed up to `view`: stop the work that it contradicts."""
         self.pace.keystroke(time.monotonic())
         live = self._live.get(uri)
-        if live is not None and not _goes_along(live, view):
+        if live is None:
+            return
+        if _goes_along(live, view):
+            live.touched = time.perf_counter()
+        else:
             live.cancel()
 
     def close(self, uri: str) -> None:
@@ -262,8 +267,13 @@ class Completer:
             self._generate(ask, place, ahead=True)
 
     def _abandon(self, uri: str, generation: Generation | None) -> None:
-        """Stop what a cancelled request had begun, unless another one waits for it now."""
-        if generation is not None and self._live.get(uri) is generation and uri not in self._asking:
+        """Stop what a cancelled request had begun, unless another one waits for it now, or the typing goes along."""
+        if generation is None or self._live.get(uri) is not generation or uri in self._asking:
+            return
+        left = generation.touched + ALONG_SECONDS - time.perf_counter() if generation.text else 0.0
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._abandon, uri, generation)
+        else:
             generation.cancel()
 
 

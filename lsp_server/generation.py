@@ -19,6 +19,7 @@ class Generation:
     It lives in a task of its own, so that a request may leave with what there is while the rest is still to come.
     `shown` is the longest of what an editor was given. `error` says why it broke off. `ahead`: nobody has asked for it
     yet; it is what would follow if a suggestion were accepted. `others`: what goes on from its branches, by their text.
+    `touched`: when the typing last went along with it (time.perf_counter).
     """
 
     def __init__(self, view: View, text: str = "", ahead: bool = False) -> None:
@@ -28,6 +29,7 @@ class Generation:
         self.ahead = ahead
         self.others: dict[str, Generation] = {}
         self.started = time.perf_counter()
+        self.touched = 0.0
         self.branches: list[Branch] = []
         self.done = False
         self.shown = ""

@@ -39,7 +39,7 @@ class Shown:
 def reason_not_to_ask(view: View, edit: Edit | None) -> str:
     """Say why a keystroke here should not wake the model, or nothing. Explicit requests are not asked about."""
     after = view.line_after
-    if edit and edit.removed > len(edit.text):
+    if edit and edit.removed > len(edit.text) and (edit.line, edit.column) == (view.line, view.end):
         return "right after a delete"
     if after[:1].isalnum() or after[:1] == "_":
         return "in the middle of a word"

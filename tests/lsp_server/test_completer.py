@@ -143,6 +143,7 @@ def test_a_request_takes_over_what_a_cancelled_one_has_begun() -> None:
         await asyncio.sleep(0.01)
         completer.changed(URI, place("x = f"))
         first.cancel()
+        await asyncio.sleep(2 * GRACE_SECONDS)
         second = asyncio.ensure_future(completer.complete(asking("x = f")))
         await asyncio.sleep(3 * GRACE_SECONDS)
         assert engine.running == 1

@@ -11,8 +11,8 @@ from lsp_server.documents import Edit
 from lsp_server.suggestion import Shown, partial, reason_not_to_ask, shape, stop_rules
 from tests.lsp_server.scripted import place
 
-DELETED = Edit(0, 3, "", 1)
-TYPED = Edit(0, 3, "x", 0)
+DELETED = Edit(0, 4, "", 1)
+TYPED = Edit(0, 4, "x", 0)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ TYPED = Edit(0, 3, "x", 0)
     [
         ("x = ", "", TYPED, ""),
         ("x = ", "", DELETED, "delete"),
+        ("yy = 1", "", DELETED, ""),  # the cursor has gone elsewhere
         ("pri", "nt(x)", TYPED, "middle of a word"),
         ("f(", ")", TYPED, ""),
         ("f(g(", "))  ]}", TYPED, ""),

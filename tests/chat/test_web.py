@@ -133,11 +133,11 @@ def test_stop_ends_the_answer_and_keeps_what_there_is(page: Page, environment: d
     page.locator("#message button.submit-button").click()
     page.locator("#history .bot").wait_for(timeout=30_000)
     page.locator("#stop").click()
-    page.get_by_label("number input for Most tokens").fill("8")
-    say(page, "x = 1")  # waits for its turn
-    assert len(answers(page)) == 2
     (daemon,) = running(environment)
-    assert " chat cancelled: " in daemon.files.log.read_text()
+    while " chat cancelled: " not in daemon.files.log.read_text():
+        page.wait_for_timeout(20)
+    (stopped,) = answers(page)
+    assert stopped.strip()
 
 
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:

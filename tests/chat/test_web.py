@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,10 +132,12 @@ def test_stop_ends_the_answer_and_keeps_what_there_is(page: Page, environment: d
     page.get_by_label("number input for Most tokens").fill("1500")
     page.locator("#message textarea").fill("numbers = [")
     page.locator("#message button.submit-button").click()
-    page.locator("#history .bot").wait_for(timeout=30_000)
+    page.wait_for_function("document.querySelector('#history .bot')?.innerText.trim().length > 20", timeout=30_000)
     page.locator("#stop").click()
     (daemon,) = running(environment)
+    late = time.monotonic() + 30
     while " chat cancelled: " not in daemon.files.log.read_text():
+        assert time.monotonic() < late
         page.wait_for_timeout(20)
     (stopped,) = answers(page)
     assert stopped.strip()

@@ -58,7 +58,7 @@ constraints: ## resolve all dependencies anew and rewrite constraints.txt
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	grep -E '^(torch|triton)==' constraints.txt > "$$fresh/kept.txt"; \
 	$(PYTHON) -m venv "$$fresh/venv"; \
-	"$$fresh/venv/bin/python" -m pip install -qq --constraint "$$fresh/kept.txt" '.[dev,lsp,quantize,server]' setuptools; \
+	"$$fresh/venv/bin/python" -m pip install -qq --constraint "$$fresh/kept.txt" '.[dev,lsp,quantize,server,web]' setuptools; \
 	{ grep '^#' constraints.txt; \
 	  "$$fresh/venv/bin/python" -m pip freeze --all | grep -Ev '^(pip|treeline)\b' | sed 's/+cpu$$//' | sort -f; } > "$$fresh/new.txt"; \
 	cp "$$fresh/new.txt" constraints.txt
@@ -80,4 +80,4 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 # AutoAWQ asks for more than it imports on a CPU, which is in the dev extra.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Installing the development tools into $(VENV): 1.2 GB ..."
-	@SECONDS=0; $(PIP) --editable '.[dev,lsp,server]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."
+	@SECONDS=0; $(PIP) --editable '.[dev,lsp,server,web]'; $(PIP) --no-deps autoawq; touch $@; echo "Installed in $$SECONDS s."

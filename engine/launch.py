@@ -11,18 +11,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import cast
 
-from engine.config import EngineConfig
-from engine.errors import TreelineError
+from engine.config import REACHING, EngineConfig
+from engine.errors import Cancelled, TreelineError
 from engine.runtime import DaemonFiles, absolute, daemon_files, read_address, runtime_directory
 
 START_SECONDS = 60.0  # until a started daemon can be connected to; loading comes after that
 STOP_SECONDS = 15.0
-_POLL_SECONDS = 0.02
+POLL_SECONDS = 0.02  # between two looks
 _RETRY_SECONDS = 0.2
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.server.daemon import main; main(sys.argv[2])"
@@ -58,11 +59,11 @@ class Connection(HTTPConnection):
 
     def __init__(self, address: Address) -> None:
         super().__init__("treeline")
-        self._address = address
+        self.address = address
 
     def connect(self) -> None:
         """See HTTPConnection."""
-        self.sock = self._address.connect()
+        self.sock = self.address.connect()
 
 
 def address_of(files: DaemonFiles) -> Address | None:
@@ -75,10 +76,13 @@ def address_of(files: DaemonFiles) -> Address | None:
 
 
 def listening(files: DaemonFiles) -> Address | None:
-    """Return the daemon's address if it can be connected to."""
+    """Return the daemon's address if it can be connected to.
+
+    A port may be another program's by now, which nothing must be sent to: only the lock says that it is a daemon's.
+    """
     address = address_of(files)
     try:
-        if address is not None:
+        if address is not None and (address.path or _locked(files)):
             address.connect().close()
             return address
     except OSError:
@@ -91,24 +95,42 @@ def can_serve() -> bool:
     return all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "pydantic"))
 
 
-def ensure(config: EngineConfig, environment: Mapping[str, str]) -> Address:
+def ensure(
+    config: EngineConfig, environment: Mapping[str, str], cancelled: Callable[[], bool] = lambda: False
+) -> Address:
     """Return the address of the daemon that serves `config`, after starting it where there is none.
 
-    Any number of clients may do so at once: one daemon stays. Raises TreelineError saying why it does not start.
+    Any number of clients may do so at once: one daemon stays. Raises Cancelled, and TreelineError saying why it
+    does not start.
     """
+    steps = ensuring(config, environment)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+        if cancelled():
+            steps.close()
+            raise Cancelled
+        time.sleep(POLL_SECONDS)
+
+
+def ensuring(config: EngineConfig, environment: Mapping[str, str]) -> Generator[None, None, Address]:
+    """Do what `ensure` does, and yield where it would wait for POLL_SECONDS."""
     files = daemon_files(config, environment)
     started: _Start | None = None
     late = time.monotonic() + START_SECONDS
-    while True:
-        if address := listening(files):
-            if started:
-                started.close()
-            return address
-        if time.monotonic() > late:
-            raise TreelineError(f"the engine did not start within {START_SECONDS:.0f} s: see {files.log}")
-        if started is None or started.ended(files):
-            started = _Start(config, dict(environment) | {"TREELINE_RUNTIME_DIR": str(files.directory.resolve())})
-        time.sleep(_POLL_SECONDS)
+    try:
+        while (address := listening(files)) is None:
+            if time.monotonic() > late:
+                raise TreelineError(f"the engine did not start within {START_SECONDS:.0f} s: see {files.log}")
+            if started is None or started.ended(files):
+                started = _Start(config, dict(environment) | {"TREELINE_RUNTIME_DIR": str(files.directory.resolve())})
+            yield
+        return address
+    finally:
+        if started:
+            started.close()
 
 
 class _Start:
@@ -118,9 +140,11 @@ class _Start:
         if not can_serve():
             raise TreelineError("the daemon needs the extra `server`: pip install 'treeline[server]', or --no-daemon")
         idle = None if config.idle_minutes is None else 60.0 * config.idle_minutes
-        given = json.dumps({"config": asdict(absolute(config)), "idle_seconds": idle})
+        # Every user of the machine can read the command line: nothing in it that only clients need, a key least of all.
+        settings = {key: value for key, value in asdict(absolute(config)).items() if key not in REACHING}
+        given = json.dumps({"config": settings, "idle_seconds": idle})
         root = str(Path(__file__).resolve().parents[1])
-        launcher = subprocess.Popen(
+        self._launcher = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, root, given],
             env=environment,
             cwd="/",
@@ -129,15 +153,15 @@ class _Start:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        assert launcher.stderr is not None
-        self._errors = launcher.stderr
+        assert self._launcher.stderr is not None
+        self._errors = self._launcher.stderr
         os.set_blocking(self._errors.fileno(), False)
-        launcher.wait()  # it forks, and ends at once
         self._said = b""
         self._over: float | None = None
 
     def ended(self, files: DaemonFiles) -> bool:
         """Say whether it has given up in favour of another, a while ago. Raises TreelineError if it has failed."""
+        self._launcher.poll()  # it forks and ends: no zombie is to stay
         if self._over is None:
             try:
                 part = os.read(self._errors.fileno(), 65536)
@@ -156,6 +180,7 @@ class _Start:
     def close(self) -> None:
         """Listen to it no longer."""
         self._errors.close()
+        self._launcher.poll()
 
 
 # --- all daemons of the user -----------------------------------------------------------------------------------------
@@ -177,7 +202,11 @@ def running(environment: Mapping[str, str]) -> Iterator[Status]:
         pid = read_address(files).get("pid")
         address = listening(files)
         if address and isinstance(pid, int):
-            yield Status(pid, files, ask_health(address))
+            health = ask_health(address)
+            own = (
+                health.get("pid", pid) if health else pid
+            )  # the file may be a dead daemon's, its pid another program's
+            yield Status(own if isinstance(own, int) else pid, files, health)
 
 
 def ask_health(address: Address, seconds: float = 5.0) -> Mapping[str, object] | None:
@@ -187,15 +216,23 @@ def ask_health(address: Address, seconds: float = 5.0) -> Mapping[str, object] |
         connection.connect()
         connection.sock.settimeout(seconds)
         connection.request("GET", "/health", headers=address.headers())
-        return json.loads(connection.getresponse().read())
-    except (OSError, ValueError):
+        health: object = json.loads(connection.getresponse().read())
+    except (OSError, ValueError, HTTPException):
         return None
+    else:
+        return cast("dict[str, object]", health) if isinstance(health, dict) else None
     finally:
         connection.close()
 
 
 def stop(pid: int, files: DaemonFiles) -> None:
     """End a daemon and wait until it is gone; what it is answering ends first. Raises TreelineError if it stays."""
+    for _ in stopping(pid, files):
+        time.sleep(POLL_SECONDS)
+
+
+def stopping(pid: int, files: DaemonFiles) -> Generator[None]:
+    """Do what `stop` does, and yield where it would wait for POLL_SECONDS."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.kill(pid, number)
@@ -207,7 +244,7 @@ def stop(pid: int, files: DaemonFiles) -> None:
         while time.monotonic() < late:
             if not _locked(files):
                 return
-            time.sleep(_POLL_SECONDS)
+            yield
     raise TreelineError(f"process {pid} does not end: see {files.log}")
 
 

@@ -84,19 +84,19 @@ class RemoteClient:
             if response.status_code != 200:
                 raise self._refusal(response.status_code, response.read())
             events = 0
-            for line in response.iter_lines():
-                if line.startswith("data:") and line[5:].strip() != "[DONE]":
+            for line in _lines(response):
+                if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
                     events += 1
                     yield self._event(line[5:])
             if not events:
                 raise self._strange()
         self._response = None
 
-    def _event(self, data: str) -> tuple[str, str | None]:
+    def _event(self, data: bytes) -> tuple[str, str | None]:
         try:
             value = cast("dict[str, Any]", json.loads(data))
             if "error" in value:
-                raise TreelineError(f"{self._url} failed: {error_of(data.encode(), 500)[0]}")
+                raise TreelineError(f"{self._url} failed: {error_of(data, 500)[0]}")
             if not value["choices"]:
                 return "", None  # the usage
             choice = value["choices"][0]
@@ -131,6 +131,18 @@ class RemoteClient:
         return TreelineError(
             f"{self._url} does not answer as an OpenAI-compatible API: check url, which often ends in /v1"
         )
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Yield lines. httpx's own end at U+2028 and the like, too, which stand inside of JSON's strings."""
+    rest = b""
+    for part in response.iter_bytes():
+        *lines, rest = (rest + part).splitlines(keepends=True)
+        if rest.endswith(b"\n"):
+            lines, rest = [*lines, rest], b""
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _body(request: CompletionRequest) -> tuple[str, dict[str, Any]]:

@@ -142,11 +142,11 @@ def _backend(config: EngineConfig, progress: Callable[[str, int, int], None]) ->
     """Return what answers for `config`. Imports what is slow to import."""
     if config.url is not None:
         return _Remote(config)
+    import httpx  # noqa: F401 - slow, and the client's first request would wait for it
+
     from engine.client import AsyncClient
 
-    client = AsyncClient(config, name=f"language-server-{os.getpid()}", progress=progress)
-    client.prepare()
-    return client
+    return AsyncClient(config, name=f"language-server-{os.getpid()}", progress=progress)
 
 
 class _Remote:

@@ -28,6 +28,8 @@ SEPARATIONS = (
     ("engine.engine", "engine.server"),
     ("engine.client", "engine.server"),
     ("engine.client", "engine.engine"),
+    ("engine.async_client", "engine.server"),
+    ("engine.async_client", "engine.engine"),
 )
 REACHABLE_ALL_THE_SAME = {("engine.request", "engine.errors")}
 
@@ -51,7 +53,7 @@ CORE_THIRD_PARTY = {"torch", "numpy", "safetensors", "tokenizers", "triton"}
 CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2"}  # slow to import: inside functions only
 SERVER = "engine.server"
 SERVER_THIRD_PARTY = {"starlette", "uvicorn", "pydantic"}
-CLIENTS = ("engine.client", "engine.remote")
+CLIENTS = ("engine.client", "engine.async_client", "engine.remote")
 CLIENT_THIRD_PARTY_LATE = {"httpx"}  # slow to import, and not always installed
 STANDARD_LIBRARY_ONLY = ("engine", "engine.errors", "engine.request")
 # Of the engine: what a client says and hears, how it is configured, and the clients themselves. None of it loads torch.

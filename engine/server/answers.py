@@ -15,7 +15,6 @@ from engine.request import CompletionChunk, CompletionRequest
 from engine.server.errors import ApiError, of_failure
 from engine.server.scheduler import Busy, Event, Failure, Job, Kind, Scheduler
 
-SEND_SECONDS = 30.0  # a client that takes nothing for so long is gone
 MAX_BACKLOG = 8192  # chunks that wait for a slow client; one that lets more pile up is cancelled
 
 Result = TypeVar("Result")
@@ -151,7 +150,7 @@ async def _next(chunks: AsyncIterator[tuple[int, CompletionChunk]]) -> tuple[int
 
 
 class _Stream(StreamingResponse):
-    """Streams, and cancels the work when the client hangs up or stops reading."""
+    """Streams, and cancels the work as soon as the client hangs up."""
 
     def __init__(self, pieces: AsyncIterator[bytes], answer: Answer, media_type: str) -> None:
         super().__init__(
@@ -159,19 +158,24 @@ class _Stream(StreamingResponse):
         )
         self._answer = answer
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            await asyncio.wait_for(send(message), SEND_SECONDS)
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        """See StreamingResponse."""
+        await super().listen_for_disconnect(receive)
+        self._answer.cancel()  # at once: it takes a while until all that awaits has been left
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send_in_time)
+            await super().__call__(scope, receive, send)
         finally:
             self._answer.cancel()
 
 
 def dump(value: object) -> bytes:
-    """Return compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Return compact JSON without any character that somebody takes for the end of a line."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if not text.isascii():
+        text = text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return text.encode()
 
 
 def server_sent(value: object) -> bytes:

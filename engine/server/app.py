@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -98,6 +98,7 @@ class _Handlers:
             "pid": os.getpid(),
             "busy": self._scheduler.busy,
             "waiting": self._scheduler.waiting,
+            "idle_seconds": self._scheduler.idle_seconds(),
             "phase": progress.phase,
             "done": progress.done,
             "total": progress.total,
@@ -151,7 +152,8 @@ class _Handlers:
 
     async def chat(self, request: Request) -> Response:
         """OpenAI's chat completion."""
-        return await self._openai(request, await self._read(request, ChatBody), "chat")
+        body = await self._read(request, ChatBody)
+        return await self._openai(request, body, "warming" if body.warming() else "chat")
 
     async def infill(self, request: Request) -> Response:
         """llama.cpp's completion."""
@@ -169,7 +171,10 @@ class _Handlers:
         writer = Writer.of(body, self._service.model)
         if body.stream:
             return await stream(request, answer, writer.events, _EVENTS, _error_event)
-        return JSONResponse(writer.whole(await collect(request, answer)))
+        choices = await collect(request, answer)
+        if kind == "warming":
+            choices = [[replace(chunks[-1], text="", logprobs=())] for chunks in choices]
+        return JSONResponse(writer.whole(choices))
 
     async def _read(self, request: Request, model: type[Body]) -> Body:
         """Read a request that needs the engine. Raises ApiError."""

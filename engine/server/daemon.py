@@ -73,6 +73,7 @@ def serve(options: ServeOptions, listening: Callable[[str], None]) -> None:
     with _locked(files), contextlib.ExitStack() as stack:
         stack.enter_context(_log_to(files))
         token = options.token or secrets.token_urlsafe(32)
+        _remove(files)  # a dead daemon's: we hold the lock
         sockets = [_own_socket(files)]
         stack.callback(_remove, files)
         if options.host is not None and options.port is not None:
@@ -104,7 +105,6 @@ def _own_socket(files: DaemonFiles) -> socket.socket:
     """Listen where clients of this user look: a Unix socket, or a loopback port where its path would be too long."""
     if not files.socket_fits():
         return listen("127.0.0.1", 0)
-    files.socket.unlink(missing_ok=True)  # a dead daemon's: we hold the lock
     own = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:

@@ -112,21 +112,28 @@ class Message(BaseModel):
 
 
 class ChatBody(_Body):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`. `n_predict` is llama.cpp's name for `max_tokens`, and 0 only fills the cache."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
+    n_predict: Annotated[int, Field(ge=-1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
+    def warming(self) -> bool:
+        """Say whether nothing but the cache is wanted."""
+        return self.n_predict == 0 and self.max_tokens is None and self.max_completion_tokens is None
+
     def requests(self) -> list[CompletionRequest]:
         """Return one request per choice."""
+        named = self.max_completion_tokens or self.max_tokens or self.n_predict
+        most = 1 if self.warming() else named if named and named > 0 else UNLIMITED
         return [
             CompletionRequest(
                 prefix="",
                 messages=tuple(message.message() for message in self.messages),
-                max_tokens=self.max_completion_tokens or self.max_tokens or UNLIMITED,
+                max_tokens=most,
                 sampling=self.sampling(choice),
                 stop=self.stop_rules(),
                 logprobs=(self.top_logprobs or 0) if self.logprobs else None,

@@ -77,8 +77,8 @@ Event = CompletionChunk | Failure
 class Job:
     """One request on its way through the engine.
 
-    `key` names its client and document: a newer job of the same key cancels it. `deliver` is called from the engine's
-    thread, with every chunk or one Failure, and must not block.
+    `key` names its client and document: a newer job of the same key cancels it. `deliver` is called with every chunk
+    or one Failure, mostly from the engine's thread, and must not block.
     """
 
     def __init__(
@@ -151,6 +151,8 @@ class Scheduler:
     def submit(self, *jobs: Job) -> None:
         """Queue jobs that belong together; those with the key of an older one cancel it. Raises Busy."""
         with self._condition:
+            if len(self._waiting) + len(jobs) > MAX_WAITING:
+                self._drop_cancelled()
             if len(self._waiting) + len(jobs) > MAX_WAITING or self._progress.state == "stopped":
                 raise Busy
             keys = {job.key for job in jobs if job.key}
@@ -210,6 +212,17 @@ class Scheduler:
         for job in waiting:
             job.deliver(Failure(message, "internal"))
 
+    def _drop_cancelled(self) -> None:
+        """Make room: whoever has hung up while waiting keeps nobody out. Jobs that have begun end by themselves."""
+        dropped = [job for job in self._waiting if job.cancelled and job.chunks is None]
+        self._waiting = [job for job in self._waiting if job not in dropped]
+        for job in dropped:
+            self._end_unstarted(job)
+
+    def _end_unstarted(self, job: Job) -> None:
+        job.deliver(CompletionChunk("", (), "cancelled"))
+        self._metrics.finished(job.kind, "cancelled", None)
+
     def _next(self) -> Job | None:
         """Wait for the next job; None when stopped and nothing is left."""
         with self._condition:
@@ -256,8 +269,7 @@ class Scheduler:
         """Deliver chunks until the job ends or gives way; say whether it gave way."""
         if job.chunks is None:
             if job.cancelled:
-                job.deliver(CompletionChunk("", (), "cancelled"))
-                self._metrics.finished(job.kind, "cancelled", None)
+                self._end_unstarted(job)
                 return False
             job.chunks = engine.complete(_less_the_wait(job), lambda: self._stop_asked(job))
             self._metrics.started(time.perf_counter() - job.submitted)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from engine.config import EngineConfig
 from engine.errors import TreelineError
@@ -19,8 +19,10 @@ from engine.server.app import Service, create_app
 from engine.server.metrics import Metrics
 from engine.server.scheduler import Completer, LoadProgress, Scheduler
 
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000  # by TCP, where anybody may connect; more are closed at once
 FIRST_REQUEST_SECONDS = 30.0  # in which a connection must bring one
+NEXT_REQUEST_SECONDS = 60.0  # after an answer
+SEND_SECONDS = 30.0  # in which a client must take what waits for it
 GRACE_SECONDS = 5  # for answers in progress to end
 FAILED_SECONDS = 2.0  # for clients to learn why loading failed
 _IDLE_POLL_SECONDS = 0.2
@@ -105,9 +107,8 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=60,
+                timeout_keep_alive=int(NEXT_REQUEST_SECONDS),
                 timeout_graceful_shutdown=GRACE_SECONDS,
-                limit_concurrency=MAX_CONNECTIONS,
             )
         )
         self._scheduler = scheduler
@@ -122,13 +123,50 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP that closes connections which bring no request."""
+    """HTTP that closes connections which bring no request, take no answer, or are too many."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self.loop.call_later(FIRST_REQUEST_SECONDS, self._close_unless_used)
+        self._stuck: asyncio.TimerHandle | None = None
+        self._watch = self.loop.call_later(FIRST_REQUEST_SECONDS, self._close_unless_used, None)
+        if self._by_tcp() and sum(each._by_tcp() for each in self._all()) > MAX_CONNECTIONS:
+            transport.abort()
 
-    def _close_unless_used(self) -> None:
-        if self.cycle is None:  # pyright: ignore[reportUnnecessaryComparison] - None until the first request
-            self.transport.close()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
+        self._watch.cancel()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol. What is sent from now on waits; a client that takes none of it for long is gone."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _close_unless_used(self, seen: RequestResponseCycle | None) -> None:
+        """Close it unless it is being answered, or has been asked something since `seen`: half a request is nothing.
+
+        A connection that is closing already still wants to send: nobody has taken that in all this time.
+        """
+        idle = self._current() is None or self.cycle.response_complete
+        if self.transport.is_closing() or (idle and self._current() is seen):
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_later(NEXT_REQUEST_SECONDS, self._close_unless_used, self._current())
+
+    def _current(self) -> RequestResponseCycle | None:
+        return self.cycle  # None until the first request, whatever its annotation says
+
+    def _by_tcp(self) -> bool:
+        return self.server is None or self.server[1] is not None
+
+    def _all(self) -> Iterable[_Protocol]:
+        return (each for each in self.connections if isinstance(each, _Protocol))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from engine.launch import running
 from tests.server.serving import private_daemons
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# A browser that runs as root, without a GPU, and does nothing but what it is told.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SCREENSHOT = os.environ.get("TREELINE_SCREENSHOT")  # where to keep a picture of the page; docs/chat.png is one
 
 pytest.importorskip("gradio", reason="the extra `web` is not installed")
@@ -31,27 +43,32 @@ if BROWSER is None:
 
 
 @pytest.fixture(scope="module")
-def where(chat_pair: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with private_daemons(tmp_path_factory.mktemp("web")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def where(chat_pair: list[str], environment: dict[str, str]) -> Iterator[str]:
     """The address of a web chat with the chat checkpoint."""
-    with private_daemons(tmp_path_factory.mktemp("web")) as environment:
-        command = [sys.executable, "-m", "engine", "chat", "--web", *chat_pair, "--max-tokens", "40"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-            assert found
-            yield found[0]
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-            process.stdout.close() if process.stdout else None
+    command = [sys.executable, "-m", "engine", "chat", "--web", *chat_pair, "--max-tokens", "40"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found
+        yield found[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        process.stdout.close() if process.stdout else None
 
 
 @pytest.fixture
 def page(where: str) -> Iterator[Page]:
     """The page in a fresh browser, which notes whom it asks for anything."""
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
         opened = browser.new_page(viewport={"width": 1200, "height": 860})
         asked: set[str] = set()
         opened.on("request", lambda request: asked.add(urlsplit(request.url).hostname or ""))
@@ -97,6 +114,33 @@ def test_text_arrives_while_the_answer_is_computed(page: Page) -> None:
     page.get_by_label("number input for Most tokens").fill("400")
     say(page, "import os")
     assert page.evaluate("window.lengths.size") > 3
+
+
+def test_the_sliders_decide_how_the_next_answer_is_sampled(page: Page) -> None:
+    say(page, "def area(width, height):")
+    (greedy,) = answers(page)
+    page.locator("#clear").click()
+    page.wait_for_function("!document.querySelector('#history .bot')")
+    page.get_by_label("range slider for Temperature").press("End")
+    page.get_by_label("range slider for Most tokens").press("ArrowLeft")
+    say(page, "def area(width, height):", statistics=re.compile(r"^\s*(39|[12]?\d) tokens"))
+    assert answers(page)[0] != greedy
+
+
+def test_stop_ends_the_answer_and_keeps_what_there_is(page: Page, environment: dict[str, str]) -> None:
+    page.get_by_label("number input for Temperature").fill("2")
+    page.get_by_label("number input for Most tokens").fill("1500")
+    page.locator("#message textarea").fill("numbers = [")
+    page.locator("#message button.submit-button").click()
+    page.wait_for_function("document.querySelector('#history .bot')?.innerText.trim().length > 20", timeout=30_000)
+    page.locator("#stop").click()
+    (daemon,) = running(environment)
+    late = time.monotonic() + 30
+    while " chat cancelled: " not in daemon.files.log.read_text():
+        assert time.monotonic() < late
+        page.wait_for_timeout(20)
+    (stopped,) = answers(page)
+    assert stopped.strip()
 
 
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from engine.errors import TreelineError
 from engine.launch import Status, ask_health, ensure, listening, running, stop
 from engine.request import CompletionRequest, SamplingParams, StopRules
 from engine.runtime import daemon_files, identity, read_address
+from engine.server import daemon as daemon_module
 from tests.server.serving import TOKEN, private, private_daemons, serve
 
 SHORT = CompletionRequest("def area(width, height):\n    return ", max_tokens=8)
@@ -306,6 +308,35 @@ def test_a_port_needs_a_token_and_must_be_free(tmp_path: Path) -> None:
         assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
         assert "choose another" in done.stderr
     assert treeline(environment, "serve", "--host", "127.0.0.1").returncode == 2
+
+
+def test_who_listens_to_other_machines_is_warned_and_asks_them_for_the_token(tmp_path: Path) -> None:
+    environment = private(tmp_path / "run") | {"TREELINE_TOKEN": TOKEN}
+    command = [sys.executable, "-m", "engine", "serve", "--host", "0.0.0.0", "--port", "0", "--allow-remote"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert "other machines can reach 0.0.0.0" in process.stderr.readline()
+        port = process.stderr.readline().partition("http://0.0.0.0:")[2].partition(".")[0]
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers).status_code == 200
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+        process.stderr.close() if process.stderr else None
+
+
+def test_a_log_that_is_long_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "LOG_BYTES", 1000)
+    files = daemon_files(CONFIG, private(tmp_path / "run"))
+    with daemon_module._log_to(files):
+        for number in range(100):
+            logging.getLogger("engine.server").info("line %d", number)
+    kept = sorted(files.directory.glob("*.log*"))
+    assert len(kept) == 2
+    assert all(path.stat().st_size <= 1000 for path in kept)
+    assert "line 99" in files.log.read_text()
 
 
 def test_a_relative_runtime_folder_is_the_clients(

@@ -97,6 +97,29 @@ VSCODE_WARMING = {
 }
 
 
+# `llama#inst`: while the instruction is typed, and with it.
+VIM_INSTRUCTION_WARMING = {
+    "id_slot": 0,
+    "messages": [{"role": "system", "content": "You are an editor."}, {"role": "user", "content": ""}],
+    "samplers": [],
+    "n_predict": 0,
+    "stream": False,
+    "cache_prompt": True,
+    "response_fields": [""],
+    "model": "",
+}
+VIM_INSTRUCTION = {
+    "id_slot": 0,
+    "messages": [{"role": "system", "content": "You are an editor."}, {"role": "user", "content": "INSTRUCTION: go"}],
+    "min_p": 0.1,
+    "temperature": 0.1,
+    "samplers": ["min_p", "temperature"],
+    "stream": True,
+    "cache_prompt": True,
+    "model": "",
+}
+
+
 def ask(server: Served, body: object) -> httpx.Response:
     return httpx.post(f"{server.url}/infill", json=body, headers=server.headers, timeout=60)
 
@@ -150,6 +173,22 @@ def test_a_request_for_no_tokens_fills_the_cache(server: Served) -> None:
     timings = ask(server, VSCODE).json()["timings"]
     assert timings["cache_n"] > 0
     assert timings["prompt_n"] <= 8  # what token healing takes back
+
+
+def test_llama_vims_instructions_are_chats_and_their_warming_says_nothing(chat_server: Served) -> None:
+    url, headers = f"{chat_server.url}/v1/chat/completions", chat_server.headers
+    warmed = httpx.post(url, json=VIM_INSTRUCTION_WARMING, headers=headers, timeout=60).json()
+    assert warmed["choices"][0]["message"]["content"] == ""
+    assert warmed["usage"]["completion_tokens"] <= 1
+    usage = {"stream_options": {"include_usage": True}, "n_predict": 12}  # asked for by the test alone
+    with httpx.stream("POST", url, json=VIM_INSTRUCTION | usage, headers=headers, timeout=60) as response:
+        lines = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"  # the only line that llama.vim does not decode
+    pieces = [json.loads(line[6:]) for line in lines[:-1]]
+    assert all("delta" in piece["choices"][0] for piece in pieces[:-1])
+    assert pieces[-1]["usage"]["completion_tokens"] == 12
+    assert pieces[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
 
 
 def test_the_key_may_come_as_llama_vim_sends_it(server: Served) -> None:

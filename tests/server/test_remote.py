@@ -151,6 +151,13 @@ def test_usage_and_comments_in_a_stream_are_no_text() -> None:
     assert last.finish_reason == "length"
 
 
+def test_line_separators_within_the_text_do_not_part_an_event() -> None:
+    text = "a\u2028b\x85c"
+    value = json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}, ensure_ascii=False)
+    with answering(200, f"data: {value}\r\n\r\ndata: [DONE]".encode(), "text/event-stream") as url:
+        assert text_of(RemoteClient(EngineConfig(model="m", url=url))) == text
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no.such.host.invalid/v1"])
 def test_a_server_that_is_not_there_is_said(url: str) -> None:
     with pytest.raises(TreelineError, match=f"{url} cannot be reached"):

@@ -216,6 +216,19 @@ def test_too_many_are_refused_and_stopping_ends_all(scheduler: Scheduler, engine
     assert not scheduler.busy
 
 
+def test_those_who_gave_up_while_waiting_keep_nobody_out(scheduler: Scheduler, engine: Engine) -> None:
+    running = Asked("running")
+    begin(scheduler, engine, running)
+    waiting = [Asked(str(number)) for number in range(MAX_WAITING)]
+    scheduler.submit(*(each.job for each in waiting))
+    for each in waiting[:2]:
+        each.job.cancel()
+    scheduler.submit(Asked("one more").job, Asked("and another").job)
+    assert {reason(each.ending()) for each in waiting[:2]} == {"cancelled"}  # while the engine is busy
+    with pytest.raises(Busy):
+        scheduler.submit(Asked("too many").job)
+
+
 def test_what_fails_to_load_says_why() -> None:
     def load(_: object) -> Engine:
         raise TreelineError("the model is not here")

@@ -5,7 +5,7 @@
 The held-out packages are written out as workspaces. At the cursors of `benchmarks.make_cases` the language server's
 ContextBuilder says what else the model should see, in three ways: nothing; the definitions of what the file imports;
 these and what is known of other open files (drawn at random). The same request is completed with each.
-`line exact`: the first line is the one that stood there. `with any`: the same on the cases that have any context.
+`line exact`: the first line is the one that stood there; `+` and `-`: cases that the context made right, and wrong.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Row:
     context_characters: float
     prompt_tokens: float
     line_exact_match: float
-    line_exact_match_with_any: float
+    became_right: int
+    became_wrong: int
     accepted_per_pass: float
 
 
@@ -109,10 +110,10 @@ def complete(engine: Engine, case: Case, context: tuple[ContextFile, ...], max_t
 
 def table(answers: Sequence[Sequence[_Answer]]) -> list[Row]:
     """Make a row of each way; `answers` has one sequence a case."""
-    having = [any(answer.context for answer in case) for case in answers]
     rows: list[Row] = []
     for number, way in enumerate(WAYS):
         column = [case[number] for case in answers]
+        changes = [int(case[number].right) - int(case[0].right) for case in answers]
         passes = sum(answer.passes for answer in column)
         rows.append(
             Row(
@@ -122,7 +123,8 @@ def table(answers: Sequence[Sequence[_Answer]]) -> list[Row]:
                 fmean(sum(len(file.text) for file in answer.context) for answer in column),
                 fmean(answer.prompt_tokens for answer in column),
                 fmean(answer.right for answer in column),
-                fmean([answer.right for answer, had in zip(column, having, strict=True) if had] or [0.0]),
+                changes.count(1),
+                changes.count(-1),
                 sum(answer.new_tokens for answer in column) / max(passes, 1),
             )
         )
@@ -167,7 +169,7 @@ def main() -> int:
         print_json({"environment": environment(), "settings": settings, "rows": [asdict(row) for row in rows]})
         return 0
     print_environment(environment())
-    titles = ("context", "cases", "with any", "characters", "prompt", "line exact", "with any", "per pass")
+    titles = ("context", "cases", "with any", "characters", "prompt", "line exact", "+", "-", "per pass")
     print_table(
         titles,
         [
@@ -178,7 +180,8 @@ def main() -> int:
                 f"{row.context_characters:.0f}",
                 f"{row.prompt_tokens:.0f}",
                 f"{row.line_exact_match:.1%}",
-                f"{row.line_exact_match_with_any:.1%}",
+                str(row.became_right),
+                str(row.became_wrong),
                 f"{row.accepted_per_pass:.2f}",
             )
             for row in rows

@@ -8,6 +8,7 @@ from lsp_server.similarity import telling_lines
 from lsp_server.source_text import SourceText
 
 _FEWEST = 2  # lines that say something; fewer may be the same by chance
+_STEP = 1024  # a power of four, lines
 
 
 def pasted_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -17,17 +18,25 @@ def pasted_lines(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """
     if len(after) <= len(before):
         return []
-    start = 0
-    while start < len(before) and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < len(before) - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    changed = [line.rstrip("\r\n") for line in after[start : len(after) - end]]
-    replaced = "".join("".join(before[start : len(before) - end]).split())
+    old, new = list(before), list(after)
+    start = _common(old, new)
+    end = min(_common(old[::-1], new[::-1]), len(old) - start)
+    changed = [line.rstrip("\r\n") for line in new[start : len(new) - end]]
+    replaced = "".join("".join(old[start : len(old) - end]).split())
     if len(telling_lines(changed)) < _FEWEST or "".join("".join(changed).split()) == replaced:
         return []
     return changed
+
+
+def _common(one: list[str], other: list[str]) -> int:
+    """Return how many lines both begin with, at the speed with which lists are compared."""
+    at, step = 0, _STEP
+    most = min(len(one), len(other))
+    while step:
+        while at + step <= most and one[at : at + step] == other[at : at + step]:
+            at += step
+        step //= 4
+    return at
 
 
 def find_lines(pasted: Sequence[str], documents: Iterable[SourceText]) -> tuple[SourceText, int] | None:

@@ -24,8 +24,7 @@ def python_imports(lines: Sequence[str]) -> tuple[Import, ...]:
     """Find the imports line by line, so that code that is being written is no obstacle."""
     found: list[Import] = []
     for number, line in enumerate(lines):
-        statement = line.lstrip()
-        if statement.startswith(("import ", "from ")):
+        if "import" in line and line.lstrip().startswith(("import ", "from ")):
             found += _parse_import(_whole_statement(lines, number))
     return tuple(found)
 

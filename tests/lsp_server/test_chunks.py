@@ -214,3 +214,12 @@ def test_typing_is_no_paste(after: list[str]) -> None:
 
 def test_lines_that_stand_nowhere_are_from_nowhere() -> None:
     assert find_lines(["a = compute(1)", "b = compute(2)"], [source("a = compute(1)\nc = compute(2)\n")]) is None
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 5))
+def test_a_paste_into_a_long_document_is_found_exactly(length: int, at: int, removed: int) -> None:
+    before = [f"line {number}" for number in range(length)]
+    pasted = ["first pasted", "", "second pasted", "third pasted", "4", "5", "6"]
+    at = min(at, length)
+    after = [*before[:at], *pasted, *before[at + removed :]]
+    assert pasted_lines(before, after) == pasted

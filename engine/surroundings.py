@@ -22,13 +22,17 @@ class _Section:
 
 
 def files_block(request: CompletionRequest, tokenizer: Tokenizer, layout: PromptLayout, budget: int) -> list[int]:
-    """Return the ids of the other files in their order, sharing `budget` tokens; a long one is cut at a line's end."""
+    """Return the ids of the other files in their order, in `budget` tokens; a long one is cut at a line's end.
+
+    Each but the last may take half of what is left: one more file then seldom changes what those before it became,
+    and the KV cache of it survives.
+    """
     separator = _separator(tokenizer, layout)
     ids = _repository(request, tokenizer, layout)
     files = [file for file in request.context if file.text.strip()]
     left = budget - len(ids)
-    for position, file in enumerate(files):
-        share = left // (len(files) - position)
+    for position, file in enumerate(files, start=1):
+        share = left if position == len(files) else left // 2
         if separator is None:
             added = _section(_Section(file.path, file.text), request, tokenizer, layout, share, first=not ids)
         else:

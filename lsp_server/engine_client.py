@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import threading
 import time
@@ -142,7 +143,7 @@ def _backend(config: EngineConfig, progress: Callable[[str, int, int], None]) ->
     """Return what answers for `config`. Imports what is slow to import."""
     if config.url is not None:
         return _Remote(config)
-    import httpx  # noqa: F401 - slow, and the client's first request would wait for it
+    importlib.import_module("httpx")  # slow, and the first request would wait for it
 
     from engine.client import AsyncClient
 

@@ -124,9 +124,7 @@ class TreelineServer(LanguageServer):
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log it; a pop-up per malformed message would help nobody."""
         del source
-        if isinstance(error, ValueError):  # json.JSONDecodeError
-            self.protocol.parse_error()
-        logger.error("a message could not be handled (%s)", type(error).__name__)
+        logger.warning("a message could not be handled (%s)", type(error).__name__)
 
     # --- documents ---------------------------------------------------------------------------------------------------
 

@@ -114,8 +114,7 @@ def _line_start(text: str, end: int) -> int:
 
 
 def _agree_backwards(stem: str, before: str) -> bool:
-    size = min(len(stem), len(before), WINDOW_BEFORE)
-    return stem[len(stem) - size :] == before[len(before) - size :]
+    return stem[-WINDOW_BEFORE:] == before[-WINDOW_BEFORE:]  # all of it where it is shorter: it begins the document
 
 
 def _closed(typed: str, was: str, now: str) -> int | None:

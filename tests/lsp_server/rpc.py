@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 PATIENCE = 30.0  # seconds until a test gives up: never how long something takes
 Message = dict[str, Any]
+REFUSED = object()  # in place of an answer to a request of the server
 
 CAPABILITIES: Message = {
     "general": {"positionEncodings": ["utf-16"]},
@@ -140,7 +141,8 @@ class Client:
     def _take(self, message: Message) -> None:
         if "method" in message and "id" in message:
             answer = self.answers.get(message["method"], lambda _: None)(message.get("params"))
-            self.send({"jsonrpc": "2.0", "id": message["id"], "result": answer})
+            refused = {"error": {"code": -32601, "message": "unknown"}}
+            self.send({"jsonrpc": "2.0", "id": message["id"]} | (refused if answer is REFUSED else {"result": answer}))
         with self._news:
             self.received.append(message)
             self._news.notify_all()

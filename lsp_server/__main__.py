@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import importlib.util
 import os
 import sys
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"treeline-lsp: {', '.join(missing)} is missing: pip install 'treeline[server,lsp]'", file=sys.stderr)
         return 1
+    gc.disable()  # nothing that is loaded is garbage
+    from lsp_server import lean_types
+
+    lean_types.load()
     from lsp_server import logs
     from lsp_server.features import register
     from lsp_server.server import TreelineServer
@@ -34,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.start(options.log_level)
     server = TreelineServer(__version__, options.config)
     register(server)
+    gc.freeze()
+    gc.enable()
     try:
         return asyncio.run(_serve(server.protocol, options))
     except TreelineError as error:

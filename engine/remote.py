@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
 from engine.wire import CONTEXT_OVERFLOW, error_of
-
-if TYPE_CHECKING:
-    import httpx
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0  # between two pieces: the model there may have to be loaded first
@@ -38,16 +36,19 @@ class RemoteClient:
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         self._http = httpx.Client(headers=headers, timeout=timeout)
-        self._response: httpx.Response | None = None
+        self._network: Any = None  # httpcore's stream
         self._cancelled = False
 
     def stream(self, request: CompletionRequest) -> Generator[CompletionChunk]:
         """Yield text as it comes. Raises TreelineError saying what the server did wrong, or what it wants."""
+        self._cancelled = False  # now, not when the first piece is asked for: `cancel` may come before that
+        return self._stream(request)
+
+    def _stream(self, request: CompletionRequest) -> Generator[CompletionChunk]:
         import httpx
 
         from engine.sequence import Sequence
 
-        self._cancelled = False
         pieces: list[bytes] = []  # each takes the place of a token: the rules where a text ends are the engine's
         output = Sequence((), pieces.__getitem__, stop=request.stop, stop_ids=(), max_tokens=2**31)
         reason: str | None = None
@@ -69,18 +70,26 @@ class RemoteClient:
     def cancel(self) -> None:
         """End the stream in progress: its last chunk says "cancelled". Safe from a signal handler."""
         self._cancelled = True
-        if self._response is not None:
-            network = self._response.extensions.get("network_stream")
-            connected = network.get_extra_info("socket") if network is not None else None
-            if isinstance(connected, socket.socket):
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        connected = self._network.get_extra_info("socket") if self._network is not None else None
+        if isinstance(connected, socket.socket):
+            with contextlib.suppress(OSError):  # it is closed already
                 connected.shutdown(socket.SHUT_RDWR)
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Keep what is connected: a server may be silent for long before it answers at all."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._network = info["return_value"]
+            if self._cancelled:
+                self._hang_up()
 
     def _pieces(self, request: CompletionRequest) -> Iterator[tuple[str, str | None]]:
         """Yield pieces of text, and with the last one why there are no more."""
         path, body = _body(request)
         body["model"] = self._model or self._first_model()
-        with self._http.stream("POST", f"{self._url}/{path}", json=body) as response:
-            self._response = response
+        with self._http.stream("POST", f"{self._url}/{path}", json=body, extensions={"trace": self._trace}) as response:
             if response.status_code != 200:
                 raise self._refusal(response.status_code, response.read())
             events = 0
@@ -90,7 +99,6 @@ class RemoteClient:
                     yield self._event(line[5:])
             if not events:
                 raise self._strange()
-        self._response = None
 
     def _event(self, data: bytes) -> tuple[str, str | None]:
         try:
@@ -106,7 +114,7 @@ class RemoteClient:
             raise self._strange() from None
 
     def _first_model(self) -> str:
-        response = self._http.get(f"{self._url}/models")
+        response = self._http.get(f"{self._url}/models", extensions={"trace": self._trace})
         if response.status_code != 200:
             raise self._refusal(response.status_code, response.content)
         try:

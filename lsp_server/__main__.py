@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import gc
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from engine import __version__
+from engine.errors import TreelineError
 
-_NEEDED = ("httpx", "pathspec", "pygls")
+if TYPE_CHECKING:
+    from lsp_server.protocol import Protocol
+
+_NEEDED = ("httpx", "pygls")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,21 +28,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"treeline-lsp: {', '.join(missing)} is missing: pip install 'treeline[server,lsp]'", file=sys.stderr)
         return 1
+    gc.disable()  # nothing that is loaded is garbage
+    from lsp_server import lean_types
+
+    lean_types.load()
     from lsp_server import logs
-    from lsp_server.features import end, register
+    from lsp_server.features import register
     from lsp_server.server import TreelineServer
 
     logs.start(options.log_level)
     server = TreelineServer(__version__, options.config)
     register(server)
+    gc.freeze()
+    gc.enable()
+    try:
+        return asyncio.run(_serve(server.protocol, options))
+    except TreelineError as error:
+        print(f"treeline-lsp: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _serve(protocol: Protocol, options: argparse.Namespace) -> NoReturn:
+    from lsp_server import transport
+
     if options.tcp:
-        server.start_tcp(*options.tcp)
+        await transport.serve_tcp(protocol, *options.tcp)
     elif options.ws:
-        server.start_ws(*options.ws)
+        await transport.serve_ws(protocol, *options.ws)
     else:
-        server.start_io()
-    end(0 if server.protocol.ended else 1)
-    return 0
+        await transport.serve_stdio(protocol)
+    # At once: threads that look at files or read from the editor are not waited for.
+    sys.stderr.flush()
+    os._exit(0 if protocol.ended else 1)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -174,14 +174,18 @@ class _Remote:
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[CompletionChunk | TreelineError | None] = asyncio.Queue()
 
+        chunks = client.stream(request)
+
         def work() -> None:
-            last: TreelineError | None = None
+            last: TreelineError | None = TreelineError("the client of the server at url has failed")
             try:
-                for chunk in client.stream(request):
+                for chunk in chunks:
                     loop.call_soon_threadsafe(pieces.put_nowait, chunk)
+                last = None
             except TreelineError as error:
                 last = error
-            loop.call_soon_threadsafe(pieces.put_nowait, last)
+            finally:  # whatever happens: somebody waits for the end
+                loop.call_soon_threadsafe(pieces.put_nowait, last)
 
         threading.Thread(target=work, name="remote", daemon=True).start()
         ended = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any, cast
 
 from lsprotocol import types
@@ -88,10 +86,6 @@ def _lifecycle(server: TreelineServer) -> None:
     def shutdown(_: None) -> None:
         server.completer.stop()
 
-    @server.feature(types.EXIT)
-    def leave(_: None) -> None:
-        end(0 if server.protocol.ended else 1)
-
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     async def configuration(params: types.DidChangeConfigurationParams) -> None:
         if params.settings:
@@ -106,12 +100,6 @@ def _lifecycle(server: TreelineServer) -> None:
     @server.feature("treeline/trusted")
     def trusted(_: Any) -> None:
         server.look_at_folders(trusted=True)
-
-
-def end(status: int) -> None:
-    """End the process at once: the thread that reads standard input would hold it until the client closes that."""
-    sys.stderr.flush()
-    os._exit(status)
 
 
 # --- documents -------------------------------------------------------------------------------------------------------

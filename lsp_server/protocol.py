@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from cattrs import Converter
+from cattrs.errors import BaseValidationError
 from lsprotocol import types
-from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams, JsonRpcInvalidRequest, JsonRpcServerNotInitialized
+from pygls.exceptions import (
+    JsonRpcException,
+    JsonRpcInternalError,
+    JsonRpcInvalidParams,
+    JsonRpcInvalidRequest,
+    JsonRpcMethodNotFound,
+    JsonRpcParseError,
+    JsonRpcServerNotInitialized,
+)
 from pygls.protocol import LanguageServerProtocol, default_converter
+from pygls.protocol.json_rpc import JsonRPCNotification, JsonRPCRequestMessage, JsonRPCResponseMessage
 
 from lsp_server.documents import Documents
 
 if TYPE_CHECKING:
     from lsp_server.server import TreelineServer
 
-_NOTHING_BEFORE = (types.INITIALIZE, types.EXIT)
-
-
-@dataclass(frozen=True, slots=True)
-class Undecodable:
-    """A message whose parameters cannot be understood."""
-
-    id: str | int | None
-    error: JsonRpcException
+logger = logging.getLogger(__name__)
+_ASKS = (types.TEXT_DOCUMENT_INLINE_COMPLETION, types.TEXT_DOCUMENT_COMPLETION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +69,9 @@ class Protocol(LanguageServerProtocol):
 
     _server: TreelineServer  # pyright: ignore[reportIncompatibleVariableOverride] - the only one it is made for
 
-    def structure_message(self, data: dict[str, Any]) -> Any:
-        """Return the message, or an Undecodable where pygls would tell nobody but the log."""
-        try:
-            return super().structure_message(data)
-        except JsonRpcException as error:
-            return Undecodable(data.get("id") if "method" in data else None, error)
-
-    def handle_message(self, message: Any) -> None:
-        """Answer what cannot be handled; take the snapshot of what depends on a document's present text."""
-        if isinstance(message, Undecodable):
-            if message.id is not None:
-                self._refuse(message.id, JsonRpcInvalidParams("the parameters cannot be understood"))
-            return
-        method, number = getattr(message, "method", None), getattr(message, "id", None)
-        if not hasattr(message, "jsonrpc") or (method is None and number is None):
-            number = cast("dict[str, Any]", message).get("id") if isinstance(message, dict) else None
-            self._refuse(number, JsonRpcInvalidRequest("this is no JSON-RPC 2.0 message"))
-        elif method is None:
-            super().handle_message(message)  # an answer to a request of ours
-        elif number is not None and self._shutdown:
-            self._refuse(number, JsonRpcInvalidRequest(f"{method} after shutdown"))
-        elif self._workspace is None and method not in _NOTHING_BEFORE:
-            if number is not None:
-                self._refuse(number, JsonRpcServerNotInitialized(f"{method} before initialize"))
-        elif number is not None and method == types.INITIALIZE and self._workspace is not None:
-            self._refuse(number, JsonRpcInvalidRequest("initialize was sent twice"))
-        else:
-            if method in (types.TEXT_DOCUMENT_INLINE_COMPLETION, types.TEXT_DOCUMENT_COMPLETION):
-                message.params = Arrived(message.params, self._server.snapshot(message.params))
-            super().handle_message(message)
+    def __init__(self, server: Any, converter: Converter) -> None:
+        super().__init__(server, converter)
+        self.left = False  # whether the client has said `exit`
 
     @property
     def ended(self) -> bool:
@@ -104,11 +82,81 @@ class Protocol(LanguageServerProtocol):
         """Keep documents in `workspace`."""
         self._workspace = workspace
 
-    def _refuse(self, number: str | int | None, error: JsonRpcException) -> None:
-        # a response without an id is allowed where the request's could not be read
+    def receive(self, body: bytes) -> None:
+        """Handle one message as it came. Whatever is wrong with it, a request is answered and the session goes on."""
+        try:
+            data: object = json.loads(body)
+        except (ValueError, RecursionError):
+            self._refuse(None, JsonRpcParseError("this is not JSON"))
+            return
+        message = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+        number = message.get("id")
+        try:
+            self._take(message)
+        except JsonRpcException as error:
+            request = "method" in message and "id" in message
+            if request or not ("method" in message or "result" in message or "error" in message):
+                self._refuse(number if _is_id(number) else None, error)
+        except Exception as error:
+            logger.exception("a message could not be handled")
+            if "method" in message and _is_id(number):
+                self._refuse(number, JsonRpcInternalError(type(error).__name__))
+
+    def _take(self, data: dict[str, Any]) -> None:
+        """Check a message's form and its moment, and hand it on. Raises JsonRpcException."""
+        self._check_form(data)
+        method = data.get("method")
+        if method is not None:
+            self._check_moment(method, "id" in data)
+        if method == types.EXIT:
+            self.left = True
+            return
+        if isinstance(method, str) and not self._knows(method):
+            raise JsonRpcMethodNotFound(f"{method} is nothing that this server does")
+        message = self._structure(data)
+        if method in _ASKS:  # the snapshot comes before all that could wait
+            message.params = Arrived(message.params, self._server.snapshot(message.params))
+        self.handle_message(message)
+
+    def _knows(self, method: str) -> bool:
+        return method == types.CANCEL_REQUEST or method in self.fm.builtin_features or method in self.fm.features
+
+    def _structure(self, data: dict[str, Any]) -> Any:
+        method = data.get("method")
+        if method is not None:
+            kind = self.get_message_type(method) or (JsonRPCRequestMessage if "id" in data else JsonRPCNotification)
+            data.setdefault("params", None)
+        elif "error" in data:
+            kind = types.ResponseErrorMessage
+        else:
+            kind = self._result_types.pop(data["id"], None) or JsonRPCResponseMessage
+        try:
+            return self._converter.structure(data, kind)
+        except (BaseValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
+            known = method if method in types.METHOD_TO_TYPES else "a message"
+            logger.warning("the parameters of %s cannot be understood (%s)", known, type(error).__name__)
+            raise JsonRpcInvalidParams("the parameters cannot be understood") from None
+
+    def _check_form(self, data: dict[str, Any]) -> None:
+        method = data.get("method")
+        named = isinstance(method, str) and ("id" not in data or _is_id(data["id"]))
+        answer = "method" not in data and _is_id(data.get("id")) and ("result" in data or "error" in data)
+        if data.get("jsonrpc") != self.VERSION or not (named or answer):
+            raise JsonRpcInvalidRequest("this is no JSON-RPC 2.0 message")
+
+    def _check_moment(self, method: str, request: bool) -> None:
+        if self._shutdown and request:
+            raise JsonRpcInvalidRequest(f"{method} after shutdown")
+        if self._workspace is None and method not in (types.INITIALIZE, types.EXIT):
+            raise JsonRpcServerNotInitialized(f"{method} before initialize")
+        if self._workspace is not None and method == types.INITIALIZE:
+            raise JsonRpcInvalidRequest("initialize was sent twice")
+
+    def _refuse(self, number: object, error: JsonRpcException) -> None:
+        # a response with a null id is what is due where the request's could not be read
         body = {"jsonrpc": "2.0", "id": number, "error": {"code": error.code, "message": error.message}}
         self._send_data(body)
 
-    def parse_error(self) -> None:
-        """Answer what is not even JSON."""
-        self._refuse(None, JsonRpcException("this is not JSON", -32700))
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)

@@ -123,9 +123,7 @@ class TreelineServer(LanguageServer):
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log it; a pop-up per malformed message would help nobody."""
         del source
-        if isinstance(error, ValueError):  # json.JSONDecodeError
-            self.protocol.parse_error()
-        logger.error("a message could not be handled (%s)", type(error).__name__)
+        logger.warning("a message could not be handled (%s)", type(error).__name__)
 
     # --- documents ---------------------------------------------------------------------------------------------------
 
@@ -201,7 +199,10 @@ class TreelineServer(LanguageServer):
         self.outcomes.add(answer.outcome)
         if answer.outcome.kind in SHOWN and self.completer.last is not None:
             self.status.answered(self.completer.last.stats)
-        logger.debug("%s", answer.outcome.as_line())
+        outcome = answer.outcome  # a server's own words for an error may quote what it was sent
+        logger.debug(
+            "%s", replace(outcome, detail="").as_line() if outcome.kind == "engine error" else outcome.as_line()
+        )
         return answer
 
     def _ask(self, snapshot: Snapshot, invoked: bool, selected: types.SelectedCompletionInfo | None) -> Ask:

@@ -82,5 +82,26 @@ def view_of(snapshot: Snapshot, selected: tuple[int, int, str] | None = None) ->
     before = above + lines[line][:anchor] + head
     after = lines[line][max(column, end) :] + "".join(lines[line + 1 : line + 1 + LINES_AFTER])
     return View(
-        snapshot.uri, snapshot.version, snapshot.language, line, anchor + len(head), before, after, anchor, end, head
+        snapshot.uri,
+        snapshot.version,
+        snapshot.language,
+        line,
+        anchor + len(head),
+        _encodable(before),
+        _encodable(after),
+        anchor,
+        end,
+        head,
     )
+
+
+def _encodable(text: str) -> str:
+    """Return the text with whole characters in place of halves: editors may delete one half of a surrogate pair.
+
+    What is half stays one character, so that columns remain true; two halves that have met are rare, and one shorter.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

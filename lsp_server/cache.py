@@ -17,8 +17,9 @@ class Hit:
     """A generation that reaches the place asked about.
 
     `typed`: what has been typed since. `text`: what the model says in place of and behind it; it begins with `typed`.
-    `closed`: characters that the editor has put behind the cursor meanwhile, closing what was typed. `branch`: whether
-    the text left the generation's own for one that was verified beside it.
+    `closed`: characters that the editor has put behind the cursor meanwhile, closing what was typed; below zero, so many
+    of those that stood there were typed over. `branch`: whether the text left the generation's own for one that was
+    verified beside it.
     """
 
     generation: Generation
@@ -85,7 +86,7 @@ class SuggestionCache:
 def typed_since(origin: View, view: View) -> tuple[str, int] | None:
     """Return what was typed at `origin` to come to `view`, and how many closers the editor put behind it.
 
-    None if the two are not so related: another document, text changed elsewhere nearby, or a place before the origin.
+    Less than none, if some that stood behind it were typed over. None if the two are not so related: another document, text changed elsewhere nearby, or a place before the origin.
     """
     if origin.uri != view.uri or view.line < origin.line:
         return None
@@ -119,11 +120,26 @@ def _agree_backwards(stem: str, before: str) -> bool:
 
 
 def _closed(typed: str, was: str, now: str) -> int | None:
-    """Return how many characters stand before `was` in `now`, all of which close what was typed; None if others do."""
+    """Return how many characters stand before `was` in `now`, all of which close what was typed; None if others do.
+
+    Below zero: so many closers stood at the beginning of `was`, and have been typed over.
+    """
     closers = "".join(reversed([_CLOSING[char] for char in typed if char in _CLOSING]))
     for count in range(min(len(closers), 4) + 1):
         rest = now[count : count + len(was)]
         same = rest == was or (len(now) - count >= WINDOW_AFTER and was.startswith(rest))
         if same and all(char in closers for char in now[:count]):
             return count
+    for count in range(1, 5):
+        over, rest = was[:count], was[count:]
+        if len(over) < count or not all(char in _CLOSING.values() for char in over):
+            break
+        if (now == rest or (len(was) == WINDOW_AFTER and now.startswith(rest))) and _in_order(over, typed):
+            return -count
     return None
+
+
+def _in_order(chars: str, text: str) -> bool:
+    """Whether all of `chars` occur in `text`, one behind the other."""
+    left = iter(text)
+    return all(char in left for char in chars)

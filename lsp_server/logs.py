@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import traceback
@@ -20,10 +21,23 @@ class _Private(logging.Formatter):
         return line
 
 
+def _telling(record: logging.LogRecord) -> bool:
+    """Whether a message is news: libraries also report what happens whenever somebody types fast.
+
+    A cancel notification that crosses its request's answer is no fault. Neither is data for a connection whose reader has
+    been cancelled a moment ago: anyio then completes a future that is done, in a callback that nobody depends on.
+    """
+    if record.name == "pygls.protocol.json_rpc" and str(record.msg).startswith("Cancel notification for unknown"):
+        return False
+    kind = record.exc_info[0] if record.exc_info else None
+    return not (record.name == "asyncio" and kind is asyncio.InvalidStateError)
+
+
 def start(level: str) -> None:
     """Log to standard error from `level` on; libraries only from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Private())
+    handler.addFilter(_telling)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -38,7 +38,7 @@ FLAT = 0.1  # that memory may grow
 MOST_PENDING = 24
 EXPECTED = re.compile(r"^$")  # of standard error: nothing at all
 _BREAK = re.compile(r"\r\n|\n|\r")
-_WORDS = ("value", "return", "  ", "(", ")", "[", "]", '"', ":", ".", "é", "日本", "𝒳", "\t", "self", "x", "=", "\f", "\u2028")
+_WORDS = (*'()[].:=x"\t\f\u2028', "value", "return", "self", "  ", "é", "日本", "𝒳")
 
 
 class Text:
@@ -195,7 +195,9 @@ class Person:
         start, first = text.place(at_end=self.chance.random() < 0.5)
         kind = self.chance.random()
         new = self.chance.choice(_WORDS) if kind < 0.6 else self._lines() if kind < 0.8 else ""
-        end, last = text.near(start, self.chance.choice((0, 0, 3, 30)) if kind > 0.5 else 0) if kind > 0.4 else (start, first)
+        end, last = start, first
+        if kind > 0.4:
+            end, last = text.near(start, self.chance.choice((0, 0, 3, 30)) if kind > 0.5 else 0)
         if end < start:
             end, last = start, first
         if self.chance.random() < 0.03:  # beyond the end is the end

@@ -37,7 +37,7 @@ class ReplaySettings:
     least: int = 80
     gap_scale: float = 1.0
     seed: int = 0
-    habits: Habits = Habits()
+    habits: Habits = field(default_factory=Habits)
     starts: int = 5
 
 

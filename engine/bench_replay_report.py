@@ -113,9 +113,7 @@ def tokens(before: Load, after: Load, asking: int) -> Tokens:
     return Tokens(prompt, cached, new, drafted, computed, other, other / computed if computed else None)
 
 
-def report(
-    replay: Replay, settings: ReplaySettings, shown: Mapping[str, object], version: str
-) -> dict[str, object]:
+def report(replay: Replay, settings: ReplaySettings, shown: Mapping[str, object], version: str) -> dict[str, object]:
     """Put together the JSON object of `bench replay`; `shown` goes into it as the settings of the engine."""
     asked = [each for typed in replay.typed for each in typed.asked]
     along = [each for each in asked if each.along]
@@ -210,8 +208,9 @@ def rows(answer: Mapping[str, object]) -> Sequence[tuple[str, str]]:
     start: Mapping[str, float | None] = answer["start_ms"]  # pyright: ignore[reportAssignmentType]
     listed.append(("tokens computed / without reuse", f"{spent['computed']} / {spent['without_reuse']}"))
     listed.append(("start to initialize, median", f"{_number(start['median'])} ms"))
-    for name, sizes in answer["memory_bytes"].items():  # pyright: ignore
-        first, last = (f"{size / 2**20:.0f}" if size else "?" for size in sizes)  # pyright: ignore
+    memory: Mapping[str, Sequence[int | None]] = answer["memory_bytes"]  # pyright: ignore[reportAssignmentType]
+    for name, sizes in memory.items():
+        first, last = (f"{size / 2**20:.0f}" if size else "?" for size in sizes)
         listed.append((f"memory of the {name}, start / end", f"{first} / {last} MiB"))
     return listed
 

@@ -116,7 +116,7 @@ _REPLAY_EXAMPLES = """
 
   treeline bench replay --cases cases.jsonl --client neovim --json > report.json
 
-[dim]In real time: 80 characters take somebody about 12 seconds. Ends with status 1 if a suggestion was stale or jumped.[/dim]
+[dim]In real time: 80 characters take about 12 seconds. Status 1 if a suggestion was stale or jumped.[/dim]
 """
 
 

@@ -17,9 +17,9 @@ class Hit:
     """A generation that reaches the place asked about.
 
     `typed`: what has been typed since. `text`: what the model says in place of and behind it; it begins with `typed`.
-    `closed`: characters that the editor has put behind the cursor meanwhile, closing what was typed; below zero, so many
-    of those that stood there were typed over. `branch`: whether the text left the generation's own for one that was
-    verified beside it.
+    `closed`: characters that the editor has put behind the cursor meanwhile, closing what was typed; below zero, so
+    many of those that stood there were typed over. `branch`: whether the text left the generation's own for one that
+    was verified beside it.
     """
 
     generation: Generation
@@ -86,7 +86,8 @@ class SuggestionCache:
 def typed_since(origin: View, view: View) -> tuple[str, int] | None:
     """Return what was typed at `origin` to come to `view`, and how many closers the editor put behind it.
 
-    Less than none, if some that stood behind it were typed over. None if the two are not so related: another document, text changed elsewhere nearby, or a place before the origin.
+    Less than none, if some that stood behind it were typed over. None if the two are not so related: another document,
+    text changed elsewhere nearby, or a place before the origin.
     """
     if origin.uri != view.uri or view.line < origin.line:
         return None

@@ -24,8 +24,8 @@ class _Private(logging.Formatter):
 def _telling(record: logging.LogRecord) -> bool:
     """Whether a message is news: libraries also report what happens whenever somebody types fast.
 
-    A cancel notification that crosses its request's answer is no fault. Neither is data for a connection whose reader has
-    been cancelled a moment ago: anyio then completes a future that is done, in a callback that nobody depends on.
+    A cancel notification that crosses its request's answer is no fault. Neither is data for a connection whose reader
+    has been cancelled a moment ago: anyio then completes a future that is done, in a callback nobody depends on.
     """
     if record.name == "pygls.protocol.json_rpc" and str(record.msg).startswith("Cancel notification for unknown"):
         return False

@@ -137,6 +137,9 @@ def replay_(
         float, typer.Option(min=0.0, metavar="X", help="Multiply the 40 to 300 ms from key to key.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(metavar="S", help="Of gaps, slips, detours and acceptance.")] = 0,
+    starts: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Start the server N times more, to time its start.")
+    ] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     model: options.Model = None,
     drafter: options.Drafter = None,
@@ -153,7 +156,7 @@ def replay_(
     names = {"model": model, "drafter": drafter, "memory": memory, "device": device, "dtype": dtype, "threads": threads}
     engine_config = options.make_config(names, config)
     listed = read_cases(cases, limit)
-    settings = ReplaySettings(client.value, characters, gap_scale, seed)
+    settings = ReplaySettings(client.value, characters, gap_scale, seed, starts=starts)
     with counting_bar("typing", len(listed)) as progress:
         seen = replay(engine_config, listed, settings, progress)
     shown = {key: value for key, value in asdict(engine_config).items() if key not in REACHING}

@@ -52,7 +52,9 @@ class SuggestionCache:
 
     def at(self, view: View) -> Generation | None:
         """Return the latest generation for exactly this place, whatever has come of it."""
-        same = (each for each in reversed(self._generations) if typed_since(each.view, view) == ("", 0))
+        place = view.line, view.column
+        here = (each for each in reversed(self._generations) if (each.view.line, each.view.column) == place)
+        same = (each for each in here if typed_since(each.view, view) == ("", 0))
         return next((each for each in same if not each.error and each.finish_reason != "cancelled"), None)
 
     def forget(self, uri: str) -> None:
@@ -65,8 +67,8 @@ class SuggestionCache:
 
     def _hits(self, view: View) -> Iterator[Hit]:
         for generation in reversed(self._generations):
-            if generation.error:
-                continue
+            if generation.error or view.line - generation.view.line > _lines(generation):
+                continue  # what was typed since has more lines than what is known: most old ones are found out so
             found = typed_since(generation.view, view)
             if found is None:
                 continue
@@ -81,6 +83,12 @@ class SuggestionCache:
                     other = text[: branch.offset] + branch.text
                     if other.startswith(typed) and len(other) > len(typed):
                         yield Hit(generation, typed, other, closed, branch=True)
+
+
+def _lines(generation: Generation) -> int:
+    """Return how many lines further down than its place a generation can reach, its branches included."""
+    branches = max((each.text.count("\n") for each in generation.branches), default=0)
+    return generation.text.count("\n") + branches
 
 
 def typed_since(origin: View, view: View) -> tuple[str, int] | None:
@@ -112,7 +120,8 @@ def _line_start(text: str, end: int) -> int:
         return -1
     if text[end - 1 : end + 1] == "\r\n":
         end -= 1
-    return max(text.rfind("\n", 0, end), text.rfind("\r", 0, end)) + 1
+    start = text.rfind("\n", 0, end) + 1
+    return max(start, text.rfind("\r", start, end) + 1)
 
 
 def _agree_backwards(stem: str, before: str) -> bool:

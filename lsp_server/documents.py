@@ -149,20 +149,21 @@ class Document(TextDocument):
         """Take a whole new text, and find out what has changed: clients without incremental sync send it so."""
         old, new = self.source, text
         limit = min(len(old), len(new))
-        start = _agreeing(limit, lambda size: old[:size] == new[:size])
+        start = _agreeing(limit, lambda low, high: old[low:high] == new[low:high])
         limit -= start
-        tail = _agreeing(limit, lambda size: old[len(old) - size :] == new[len(new) - size :])
+        end, new_end = len(old), len(new)
+        tail = _agreeing(limit, lambda low, high: old[end - high : end - low] == new[new_end - high : new_end - low])
         self._all_lines = split_lines(new)
         end = len(new) - tail
         self.last_edit = Edit(*_end(new[:end], new[end:]), new[start:end], len(old) - tail - start)
 
 
-def _agreeing(limit: int, agree: Callable[[int], bool]) -> int:
-    """Return the largest size up to `limit` for which `agree` holds; it holds for all smaller ones."""
+def _agreeing(limit: int, agree: Callable[[int, int], bool]) -> int:
+    """Return the largest size up to `limit` so that `agree` holds from 0 to it; it is asked for parts only."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if agree(middle) else (low, middle - 1)
+        low, high = (middle, high) if agree(low, middle) else (low, middle - 1)
     return low
 
 

@@ -59,10 +59,22 @@ def make_converter() -> Converter:
     return converter
 
 
+class _Futures(dict[Any, Any]):
+    """Handlers under way. pygls walks over them at shutdown, and what it cancels is taken out meanwhile."""
+
+    def items(self) -> Any:
+        """Return the items of this moment."""
+        return list(super().items())
+
+
 class Protocol(LanguageServerProtocol):
     """The protocol of pygls, less its silences."""
 
     _server: TreelineServer  # pyright: ignore[reportIncompatibleVariableOverride] - the only one it is made for
+
+    def __init__(self, server: Any, converter: Converter) -> None:
+        super().__init__(server, converter)
+        self._request_futures = _Futures()
 
     def structure_message(self, data: dict[str, Any]) -> Any:
         """Return the message, or an Undecodable where pygls would tell nobody but the log."""
@@ -94,6 +106,25 @@ class Protocol(LanguageServerProtocol):
             if method in (types.TEXT_DOCUMENT_INLINE_COMPLETION, types.TEXT_DOCUMENT_COMPLETION):
                 message.params = Arrived(message.params, self._server.snapshot(message.params))
             super().handle_message(message)
+
+    def _execute_handler(
+        self,
+        msg_id: str | int,
+        handler: Any,
+        callback: Any,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Forget a handler's future when it is done; pygls keeps those of notifications, two kilobytes a keystroke."""
+        super()._execute_handler(msg_id, handler, callback, args, kwargs)
+        future = self._request_futures.get(msg_id)
+
+        def forget(done: object) -> None:
+            if self._request_futures.get(msg_id) is done:
+                del self._request_futures[msg_id]
+
+        if future is not None:
+            future.add_done_callback(forget)
 
     @property
     def ended(self) -> bool:

@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def replay(
 
 
 @contextlib.contextmanager
-def private_runtime(config: EngineConfig) -> Iterator[tuple[dict[str, str], Path]]:
+def private_runtime(config: EngineConfig) -> Generator[tuple[dict[str, str], Path]]:
     """Variables under which a server finds `config` and a daemon of its own, and an empty folder to work in."""
     with tempfile.TemporaryDirectory(prefix="treeline-replay-") as name:
         variables = {key: value for key, value in os.environ.items() if not key.startswith("TREELINE_")}
@@ -129,7 +129,7 @@ async def _replay(
 @contextlib.asynccontextmanager
 async def session(
     variables: Mapping[str, str], folder: Path, style: Style, start_ms: list[float]
-) -> AsyncIterator[LanguageClient]:
+) -> AsyncGenerator[LanguageClient]:
     """A server that has answered `initialize`; how long that took goes into `start_ms`."""
     loop = asyncio.get_running_loop()
     began = loop.time()

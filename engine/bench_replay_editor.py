@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from engine.bench_replay_client import Answer, LanguageClient
 from engine.bench_replay_judges import Offered, Place, Screen, Shown, fault
@@ -148,7 +148,8 @@ class Editor:
         if answer.error is not None:
             asked.end = "cancelled" if answer.cancelled else "error"
             return
-        items: Sequence[Mapping[str, Any]] = (answer.result or {}).get("items", [])
+        result = cast("Mapping[str, Any]", answer.result or {})
+        items = cast("Sequence[Mapping[str, Any]]", result.get("items") or [])
         if items:
             asked.offered = self._offered(items[0], asked.place)
             asked.fault = fault(asked.offered, asked.place)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engine import __version__
+from engine import __version__, bench_replay_report
 from engine import cli_options as options
 from engine.bench import BenchSettings, Case, Result, logit_gap, read_cases, run_cases
+from engine.bench_replay import ReplaySettings, replay
 from engine.bench_report import Figures, GapOf, Mismatch, figures, figures_by_kind, mismatches, report
 from engine.cli_engine import load_engine
 from engine.cli_exit import of_field
@@ -19,6 +21,14 @@ from engine.config import REACHING, EngineConfig
 from engine.errors import TreelineError
 from engine.request import SamplingParams
 from engine.terminal import Interrupt, counting_bar, write_json
+
+
+class Client(StrEnum):
+    """Whose habits the replayed editor has."""
+
+    VSCODE = "vscode"
+    NEOVIM = "neovim"
+
 
 app = typer.Typer(no_args_is_help=False, help="Measure the engine. Progress goes to standard error.")
 
@@ -97,6 +107,80 @@ def decode(
     else:
         _print_tables(results, mismatches(results, gap_of))
     return 0
+
+
+_REPLAY_EXAMPLES = """
+[bold]Examples[/bold]
+
+  treeline bench replay --cases cases.jsonl --limit 10
+
+  treeline bench replay --cases cases.jsonl --client neovim --json > report.json
+
+[dim]In real time: 80 characters take about 12 seconds. Status 1 if a suggestion was stale or jumped.[/dim]
+"""
+
+
+@app.command("replay", epilog=_REPLAY_EXAMPLES)
+def replay_(
+    cases: Annotated[
+        Path,
+        typer.Option(metavar="FILE.jsonl", help="One case a line: id, language, path, prefix, suffix, expected."),
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Take the first N cases only.")] = None,
+    client: Annotated[
+        Client, typer.Option(help="vscode cancels a request at the next key and counts in UTF-16; neovim does neither.")
+    ] = Client.VSCODE,
+    characters: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Type at least N characters a case, if the file has so many.")
+    ] = 80,
+    gap_scale: Annotated[
+        float, typer.Option(min=0.0, metavar="X", help="Multiply the 40 to 300 ms from key to key.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of gaps, slips, detours and acceptance.")] = 0,
+    starts: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Start the server N times more, to time its start.")
+    ] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    model: options.Model = None,
+    drafter: options.Drafter = None,
+    memory: options.Memory = None,
+    device: options.DeviceOption = None,
+    dtype: options.DTypeOption = None,
+    threads: options.Threads = None,
+    config: options.ConfigFile = None,
+) -> int:
+    """Type every case key by key, in real time, through a language server and a daemon of its own.
+
+    Slips, deletes, detours, brackets that the editor closes, and accepted suggestions included.
+    """
+    names = {"model": model, "drafter": drafter, "memory": memory, "device": device, "dtype": dtype, "threads": threads}
+    engine_config = options.make_config(names, config)
+    listed = read_cases(cases, limit)
+    settings = ReplaySettings(client.value, characters, gap_scale, seed, starts=starts)
+    with counting_bar("typing", len(listed)) as progress:
+        seen = replay(engine_config, listed, settings, progress)
+    shown = {key: value for key, value in asdict(engine_config).items() if key not in REACHING}
+    answer = bench_replay_report.report(seen, settings, {**shown, "cases_file": cases.name}, __version__)
+    if as_json:
+        write_json(answer)
+    else:
+        _print_rows(bench_replay_report.rows(answer))
+    if wrong := bench_replay_report.failures(answer):
+        raise TreelineError(wrong)
+    return 0
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _measure(config: EngineConfig, cases: Sequence[Case], settings: BenchSettings) -> tuple[list[Result], GapOf]:

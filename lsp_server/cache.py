@@ -17,8 +17,9 @@ class Hit:
     """A generation that reaches the place asked about.
 
     `typed`: what has been typed since. `text`: what the model says in place of and behind it; it begins with `typed`.
-    `closed`: characters that the editor has put behind the cursor meanwhile, closing what was typed. `branch`: whether
-    the text left the generation's own for one that was verified beside it.
+    `closed`: characters that the editor has put behind the cursor meanwhile, closing what was typed; below zero, so
+    many of those that stood there were typed over. `branch`: whether the text left the generation's own for one that
+    was verified beside it.
     """
 
     generation: Generation
@@ -51,7 +52,9 @@ class SuggestionCache:
 
     def at(self, view: View) -> Generation | None:
         """Return the latest generation for exactly this place, whatever has come of it."""
-        same = (each for each in reversed(self._generations) if typed_since(each.view, view) == ("", 0))
+        place = view.line, view.column
+        here = (each for each in reversed(self._generations) if (each.view.line, each.view.column) == place)
+        same = (each for each in here if typed_since(each.view, view) == ("", 0))
         return next((each for each in same if not each.error and each.finish_reason != "cancelled"), None)
 
     def forget(self, uri: str) -> None:
@@ -64,8 +67,8 @@ class SuggestionCache:
 
     def _hits(self, view: View) -> Iterator[Hit]:
         for generation in reversed(self._generations):
-            if generation.error:
-                continue
+            if generation.error or view.line - generation.view.line > _lines(generation):
+                continue  # what was typed since has more lines than what is known: most old ones are found out so
             found = typed_since(generation.view, view)
             if found is None:
                 continue
@@ -82,10 +85,17 @@ class SuggestionCache:
                         yield Hit(generation, typed, other, closed, branch=True)
 
 
+def _lines(generation: Generation) -> int:
+    """Return how many lines further down than its place a generation can reach, its branches included."""
+    branches = max((each.text.count("\n") for each in generation.branches), default=0)
+    return generation.text.count("\n") + branches
+
+
 def typed_since(origin: View, view: View) -> tuple[str, int] | None:
     """Return what was typed at `origin` to come to `view`, and how many closers the editor put behind it.
 
-    None if the two are not so related: another document, text changed elsewhere nearby, or a place before the origin.
+    Less than none, if some that stood behind it were typed over. None if the two are not so related: another document,
+    text changed elsewhere nearby, or a place before the origin.
     """
     if origin.uri != view.uri or view.line < origin.line:
         return None
@@ -110,15 +120,31 @@ def _line_start(text: str, end: int) -> int:
         return -1
     if text[end - 1 : end + 1] == "\r\n":
         end -= 1
-    return max(text.rfind("\n", 0, end), text.rfind("\r", 0, end)) + 1
+    start = text.rfind("\n", 0, end) + 1
+    return max(start, text.rfind("\r", start, end) + 1)
 
 
 def _closed(typed: str, was: str, now: str) -> int | None:
-    """Return how many characters stand before `was` in `now`, all of which close what was typed; None if others do."""
+    """Return how many characters stand before `was` in `now`, all of which close what was typed; None if others do.
+
+    Below zero: so many closers stood at the beginning of `was`, and have been typed over.
+    """
     closers = "".join(reversed([_CLOSING[char] for char in typed if char in _CLOSING]))
     for count in range(min(len(closers), 4) + 1):
         whole = len(was) < WINDOW_AFTER  # then it is all that follows
         same = now[count:] == was if whole else now[count : count + len(was)] == was
         if same and all(char in closers for char in now[:count]):
             return count
+    for count in range(1, 5):
+        over, rest = was[:count], was[count:]
+        if len(over) < count or not all(char in _CLOSING.values() for char in over):
+            break
+        if (now == rest or (len(was) == WINDOW_AFTER and now.startswith(rest))) and _in_order(over, typed):
+            return -count
     return None
+
+
+def _in_order(chars: str, text: str) -> bool:
+    """Whether all of `chars` occur in `text`, one behind the other."""
+    left = iter(text)
+    return all(char in left for char in chars)

@@ -134,43 +134,45 @@ class Document(TextDocument):
         lines = self._all_lines
         first, last = start[0], end[0]
         removed = sum(map(len, lines[first:last])) + end[1] - start[1]
-        region = lines[first][: start[1]] + text + lines[last][end[1] :]
-        if first > 0 and lines[first - 1].endswith("\r") and region.startswith("\n"):
+        head, tail = lines[first][: start[1]] + text, lines[last][end[1] :]
+        if first > 0 and lines[first - 1].endswith("\r") and (head + tail).startswith("\n"):
             first -= 1  # the two become one line break
-            region = lines[first] + region
-        fresh = split_lines(region)
+            head = lines[first] + head
+        fresh = split_lines(head + tail)
         if last + 1 < len(lines):
             fresh.pop()  # the empty line after the region's own final break: the next line takes its place
         self._all_lines = [*lines[:first], *fresh, *lines[last + 1 :]]
-        self.last_edit = _edit(start, text, removed)
+        row, column = _end(head, tail)
+        self.last_edit = Edit(first + row, column, text, removed)
 
     def _replace_all(self, text: str) -> None:
         """Take a whole new text, and find out what has changed: clients without incremental sync send it so."""
         old, new = self.source, text
         limit = min(len(old), len(new))
-        start = _agreeing(limit, lambda size: old[:size] == new[:size])
+        start = _agreeing(limit, lambda low, high: old[low:high] == new[low:high])
         limit -= start
-        tail = _agreeing(limit, lambda size: old[len(old) - size :] == new[len(new) - size :])
+        end, new_end = len(old), len(new)
+        tail = _agreeing(limit, lambda low, high: old[end - high : end - low] == new[new_end - high : new_end - low])
         self._all_lines = split_lines(new)
-        before = split_lines(new[:start])
-        inserted = new[start : len(new) - tail]
-        self.last_edit = _edit((len(before) - 1, len(before[-1])), inserted, len(old) - tail - start)
+        end = len(new) - tail
+        self.last_edit = Edit(*_end(new[:end], new[end:]), new[start:end], len(old) - tail - start)
 
 
-def _agreeing(limit: int, agree: Callable[[int], bool]) -> int:
-    """Return the largest size up to `limit` for which `agree` holds; it holds for all smaller ones."""
+def _agreeing(limit: int, agree: Callable[[int, int], bool]) -> int:
+    """Return the largest size up to `limit` so that `agree` holds from 0 to it; it is asked for parts only."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if agree(middle) else (low, middle - 1)
+        low, high = (middle, high) if agree(low, middle) else (low, middle - 1)
     return low
 
 
-def _edit(start: tuple[int, int], text: str, removed: int) -> Edit:
-    inserted = split_lines(text)
-    if len(inserted) == 1:
-        return Edit(start[0], start[1] + len(text), text, removed)
-    return Edit(start[0] + len(inserted) - 1, len(inserted[-1]), text, removed)
+def _end(head: str, tail: str) -> tuple[int, int]:
+    """Return the row and column where `head` ends and `tail` begins: within a line break, the end of its line."""
+    if head.endswith("\r") and tail.startswith("\n"):
+        head = head[:-1]
+    lines = split_lines(head)
+    return len(lines) - 1, len(lines[-1])
 
 
 class Documents(Workspace):

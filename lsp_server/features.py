@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, cast
 
 from lsprotocol import types
@@ -169,6 +170,15 @@ def _commands(server: TreelineServer) -> None:
     async def restart(*_: Any) -> None:
         server.completer.stop()
         await server.engine.restart()
+
+    @server.command("treeline.server.digest")
+    def digest(*given: Any) -> dict[str, Any] | None:
+        """Say which text the server has of a document, for a client that wants to know whether it is its own."""
+        document = server.documents.open_document(given[0]) if given and isinstance(given[0], str) else None
+        if document is None:
+            return None
+        sha256 = hashlib.sha256(document.source.encode("utf-8", "surrogatepass")).hexdigest()
+        return {"version": document.version, "lines": len(document.lines), "sha256": sha256}
 
     @server.command("treeline.server.statistics")
     def statistics(*_: Any) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Generation:
     def run(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
         """Take the text from `stream`; call `ended` when there is no more."""
         self._task = asyncio.create_task(self._consume(stream, ended))
+        self._task.add_done_callback(self._forget_task)
 
     def cancel(self) -> None:
         """Stop it: the engine stops too. What has come stays."""
@@ -68,6 +69,10 @@ class Generation:
                 await self._grown.wait()
         except TimeoutError:
             return
+
+    def _forget_task(self, _: object) -> None:
+        """A cancelled task holds the traceback, and with it the whole request, for as long as it is held itself."""
+        self._task = None
 
     async def _consume(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
         base = len(self.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import traceback
@@ -26,8 +27,15 @@ class _Private(logging.Formatter):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a message says more than that a client was refused: the client knows."""
-    return not (record.exc_info and record.exc_info[0] and issubclass(record.exc_info[0], JsonRpcException))
+    """Whether a message says more than what happens whenever somebody types fast.
+
+    That a client was refused, the client knows. Data for a connection whose reader was cancelled a moment ago makes
+    anyio complete a future that is done, in a callback nobody depends on.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    if record.name == "asyncio" and kind is asyncio.InvalidStateError:
+        return False
+    return not (kind and issubclass(kind, JsonRpcException))
 
 
 def start(level: str) -> None:

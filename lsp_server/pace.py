@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
+
+LATEST = 5  # answers, the median of which is what the next one will cost: one slow answer must not count for long
 RATE = 0.2  # weight of one new observation
 PAUSE_SECONDS = 1.5  # a longer gap is no part of typing
 LONGEST_SECONDS = 0.3
@@ -9,11 +13,11 @@ USUAL_GAP_SECONDS = 0.15
 
 
 class Pace:
-    """Running averages, in seconds."""
+    """What was seen lately, in seconds."""
 
     def __init__(self) -> None:
         self.gap = USUAL_GAP_SECONDS
-        self.cost = 0.0
+        self._costs: deque[float] = deque(maxlen=LATEST)
         self._last: float | None = None
 
     def keystroke(self, now: float) -> None:
@@ -24,7 +28,12 @@ class Pace:
 
     def answered(self, seconds: float) -> None:
         """Note how long the first text of a completion took."""
-        self.cost += RATE * (seconds - self.cost) if self.cost else seconds
+        self._costs.append(seconds)
+
+    @property
+    def cost(self) -> float:
+        """How long the first text of a completion takes; 0 while nobody knows."""
+        return statistics.median(self._costs) if self._costs else 0.0
 
     def delay(self) -> float:
         """Return how long to wait after a keystroke.

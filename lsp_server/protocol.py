@@ -64,6 +64,14 @@ def make_converter() -> Converter:
     return converter
 
 
+class _Futures(dict[Any, Any]):
+    """Handlers under way. pygls walks over them at shutdown, and what it cancels is taken out meanwhile."""
+
+    def items(self) -> Any:
+        """Return the items of this moment."""
+        return list(super().items())
+
+
 class Protocol(LanguageServerProtocol):
     """The protocol of pygls, less its silences."""
 
@@ -72,6 +80,26 @@ class Protocol(LanguageServerProtocol):
     def __init__(self, server: Any, converter: Converter) -> None:
         super().__init__(server, converter)
         self.left = False  # whether the client has said `exit`
+        self._request_futures = _Futures()
+
+    def _execute_handler(
+        self,
+        msg_id: str | int,
+        handler: Any,
+        callback: Any,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Forget a handler's future when it is done; pygls keeps those of notifications, two kilobytes a keystroke."""
+        super()._execute_handler(msg_id, handler, callback, args, kwargs)
+        future = self._request_futures.get(msg_id)
+
+        def forget(done: object) -> None:
+            if self._request_futures.get(msg_id) is done:
+                del self._request_futures[msg_id]
+
+        if future is not None:
+            future.add_done_callback(forget)
 
     @property
     def ended(self) -> bool:

@@ -123,7 +123,10 @@ class TreelineServer(LanguageServer):
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log it; a pop-up per malformed message would help nobody."""
         del source
-        logger.warning("a message could not be handled (%s)", type(error).__name__)
+        told = getattr(error, "data", None)  # of pygls' own errors: where it happened, and which exception it was
+        places = cast("list[str]", told.get("traceback", [])) if isinstance(told, dict) else []
+        kind = str(error).partition(":")[0] if places else type(error).__name__
+        logger.error("a message could not be handled (%s)%s", kind, f" at\n{places[-1].rstrip()}" if places else "")
 
     # --- documents ---------------------------------------------------------------------------------------------------
 

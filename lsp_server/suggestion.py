@@ -199,7 +199,16 @@ def against_closers(text: str, view: View) -> tuple[str, int]:
     if needed and len(closing) > needed:
         text, closing = text[: closing[needed]], closing[:needed]
     covered = max(0, min(len(closing) + closers - needed, len(closing), closers))
+    said_closers = "".join(text[at] for at in closing)
+    while not _in_order(after[quoted : quoted + covered], said_closers):
+        covered -= 1  # an editor shows nothing that would take away what does not come again
     return text, covered + quoted
+
+
+def _in_order(chars: str, text: str) -> bool:
+    """Whether all of `chars` occur in `text`, one behind the other."""
+    left = iter(text)
+    return all(char in left for char in chars)
 
 
 @dataclass(slots=True)

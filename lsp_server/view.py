@@ -44,7 +44,8 @@ class View:
         return content(split_lines(self.after[: _line_length(self.after)])[0])
 
     def _line_start(self) -> int:
-        return max(self.before.rfind("\n"), self.before.rfind("\r")) + 1
+        start = self.before.rfind("\n") + 1
+        return max(start, self.before.rfind("\r", start) + 1)
 
     def trimmed(self) -> View:
         """Return the place with no more text than it takes to know it again, and to shape what is said there."""

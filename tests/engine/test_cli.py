@@ -239,6 +239,8 @@ WRONG_USAGE = [
     (["bench"], None),
     (["bench", "decode"], "Missing option '--cases'"),
     (["bench", "decode", "--cases", "FILE", "--limit", "0"], "--limit"),
+    (["bench", "replay"], "Missing option '--cases'"),
+    (["bench", "replay", "--cases", "FILE", "--client", "emacs"], "--client"),
     (["bench", "decode", "--cases", "FILE", "--temperature", "-1"], "--temperature: -1.0: it must be at least 0"),
 ]
 
@@ -276,6 +278,7 @@ def test_wrong_usage_is_2_and_names_the_option(
         (["complete", "FILE", "--config", "/no/such.toml"], "/no/such.toml: No such file"),
         (["complete", "FILE", "--config", "FILE"], "sum.py:1:5: "),
         (["bench", "decode", "--cases", "/no/such.jsonl"], "cannot read the cases /no/such.jsonl"),
+        (["bench", "replay", "--cases", "/no/such.jsonl"], "cannot read the cases /no/such.jsonl"),
         (["bench", "decode", "--cases", "FILE"], "sum.py:1: not JSON"),
     ],
 )

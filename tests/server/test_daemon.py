@@ -230,6 +230,31 @@ def test_while_it_loads_it_says_so(tmp_path: Path) -> None:
         assert httpx.post(f"{served.url}/v1/completions", json=body, headers=served.headers).status_code == 200
 
 
+def test_told_to_end_while_it_loads_it_ends_in_order(environment: dict[str, str]) -> None:
+    """Loading is made endless, with a thread of a library's own as PyTorch has them."""
+    code = (
+        "import threading, time\n"
+        "from engine.config import EngineConfig\n"
+        "from engine.server import daemon, service\n"
+        "service.GRACE_SECONDS = 0.1\n"
+        "service._load = lambda *_: time.sleep(1000)\n"
+        "threading.Thread(target=time.sleep, args=(1000,), daemon=False).start()\n"
+        "daemon.serve(daemon.ServeOptions(EngineConfig()), lambda where: print(where, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        while not (ask_health(ensure(CONFIG, environment)) or {}).get("status"):
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert list(running(environment)) == []
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_it_can_be_stopped_while_it_loads(environment: dict[str, str]) -> None:
     address = ensure(CONFIG, environment)
     daemon = only_one(environment)

@@ -138,9 +138,10 @@ class Client:
         if advice == "load":
             while self._daemon.still_loading(ask_health(address, seconds=60.0)) and not self._cancelled:
                 time.sleep(WAIT_SECONDS)
-        elif advice == "replace":
+            return
+        if advice == "replace":
             pid = (ask_health(address) or {}).get("pid")
             if isinstance(pid, int):
                 stop(pid, self._daemon.files)
-        else:
-            time.sleep(WAIT_SECONDS)
+                return
+        time.sleep(WAIT_SECONDS)

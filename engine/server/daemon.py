@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -82,12 +83,15 @@ def serve(options: ServeOptions, listening: Callable[[str], None]) -> None:
         where = " and ".join(_spelled(each) for each in sockets)
         logger.info("Treeline %s, process %d, serves %s at %s", __version__, os.getpid(), config.model, where)
         listening(where)
+        from engine.server.scheduler import ENGINE_THREAD
         from engine.server.service import run  # slow to import, and clients wait to be let in
 
         error = run(config, sockets, token, options.idle_seconds)
         logger.info("ended")
     if error:
         raise TreelineError(error)
+    if any(thread.name == ENGINE_THREAD for thread in threading.enumerate()):
+        os._exit(0)  # told to end while it loads: libraries abort when the interpreter leaves under their threads
 
 
 @contextlib.contextmanager

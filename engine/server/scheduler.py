@@ -17,6 +17,7 @@ Kind = Literal["completion", "chat", "warming"]
 State = Literal["loading", "ready", "failed", "stopped"]
 LoadProgress = Callable[[str, int, int], None]
 
+ENGINE_THREAD = "engine"  # its name
 MAX_WAITING = 256  # jobs; more are refused
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # what torch says, by device
 
@@ -117,7 +118,7 @@ class Scheduler:
         self._progress = Progress(phase="starting", bytes_total=sum(self._sizes.values()))
         self._context = 0
         self._idle_since = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=ENGINE_THREAD, daemon=True)
 
     def start(self) -> None:
         """Begin to load."""

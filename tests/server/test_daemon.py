@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -11,14 +12,14 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from engine import __version__
-from engine.client import Client
+from engine.client import AsyncClient, Client
 from engine.config import EngineConfig
 from engine.errors import TreelineError
 from engine.launch import Status, ask_health, ensure, listening, running, stop
@@ -158,14 +159,28 @@ def other_version(environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_daemon_of_another_version_is_replaced_when_it_is_idle(environment: dict[str, str]) -> None:
-    old = other_version(environment)
+def complete(environment: dict[str, str]) -> str | None:
     with Client(environment=environment) as client:
-        address = ensure(CONFIG, environment)
-        health = ask_health(address)
-        assert health
-        assert health["version"] == "0.0.1"
-        assert client.complete(SHORT).finish_reason == "length"
+        return client.complete(SHORT).finish_reason
+
+
+def complete_asynchronously(environment: dict[str, str]) -> str | None:
+    async def ask() -> str | None:
+        async with AsyncClient(environment=environment) as client:
+            return (await client.complete(SHORT)).finish_reason
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [complete, complete_asynchronously])
+def test_a_daemon_of_another_version_is_replaced_when_it_is_idle(
+    environment: dict[str, str], ask: Callable[[dict[str, str]], str | None]
+) -> None:
+    old = other_version(environment)
+    health = ask_health(ensure(CONFIG, environment))
+    assert health
+    assert health["version"] == "0.0.1"
+    assert ask(environment) == "length"
     assert old.wait(30) == 0
     daemon = only_one(environment)
     assert daemon.health
@@ -213,6 +228,31 @@ def test_while_it_loads_it_says_so(tmp_path: Path) -> None:
         assert [event["state"] for event in events] == ["loading"] * (len(events) - 1) + ["ready"]
         assert any(event["bytes_total"] > 0 for event in events)
         assert httpx.post(f"{served.url}/v1/completions", json=body, headers=served.headers).status_code == 200
+
+
+def test_told_to_end_while_it_loads_it_ends_in_order(environment: dict[str, str]) -> None:
+    """Loading is made endless, with a thread of a library's own as PyTorch has them."""
+    code = (
+        "import threading, time\n"
+        "from engine.config import EngineConfig\n"
+        "from engine.server import daemon, service\n"
+        "service.GRACE_SECONDS = 0.1\n"
+        "service._load = lambda *_: time.sleep(1000)\n"
+        "threading.Thread(target=time.sleep, args=(1000,), daemon=False).start()\n"
+        "daemon.serve(daemon.ServeOptions(EngineConfig()), lambda where: print(where, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        while not (ask_health(ensure(CONFIG, environment)) or {}).get("status"):
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert list(running(environment)) == []
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_it_can_be_stopped_while_it_loads(environment: dict[str, str]) -> None:

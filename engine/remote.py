@@ -6,12 +6,15 @@ import contextlib
 import json
 import socket
 from collections.abc import Generator, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
 from engine.wire import CONTEXT_OVERFLOW, error_of
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0  # between two pieces: the model there may have to be loaded first

@@ -38,9 +38,9 @@ class StopRules:
     """Where a completion ends, besides the model's own end tokens.
 
     `strings`: the text ends before the first of them. `end_of_line`: it ends before the first line break.
-    `min_indent`: it ends before the first later line that is indented by fewer columns (blank lines do not count; a line
-    that begins with a closing bracket may have one column less, so that `min_indent` one beyond a line's own indentation
-    allows its block and the bracket that closes it).
+    `min_indent`: it ends before the first later line that is indented by fewer columns. Blank lines do not count, and
+    a line that begins with a closing bracket may have one column less: `min_indent` one beyond a line's indentation
+    thus allows its block and the bracket that closes it.
     `ignore_end_tokens`: the model's own end tokens do not end it (for benchmarks).
     """
 

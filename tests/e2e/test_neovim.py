@@ -26,6 +26,12 @@ def test_neovim(scenario: Path, neovim: str, workspace: Path, daemons: dict[str,
     drive(scenario, neovim, workspace, daemons)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_neovim_with_another_encoding(encoding: str, neovim: str, workspace: Path, daemons: dict[str, str]) -> None:
+    scenario = HARNESS / "scenarios" / "other_alphabets.lua"
+    drive(scenario, neovim, workspace, daemons | {"TREELINE_TEST_ENCODING": encoding})
+
+
 def drive(scenario: Path, neovim: str, workspace: Path, environment: dict[str, str]) -> None:
     run_it = f"lua package.path = '{HARNESS}/?.lua;' .. package.path; require('harness').run('{scenario}')"
     plug_in = f"set runtimepath^={ROOT / 'editors/nvim'} noswapfile columns=100 lines=40"

@@ -135,6 +135,12 @@ function M.run(path)
   vim.notify = function(message)
     reports[#reports + 1] = message
   end
+  local encoding, make = vim.env.TREELINE_TEST_ENCODING, vim.lsp.protocol.make_client_capabilities
+  vim.lsp.protocol.make_client_capabilities = function() -- as a user whose other servers know one encoding only
+    local all = make()
+    all.general.positionEncodings = encoding and { encoding } or all.general.positionEncodings
+    return all
+  end
   running = coroutine.create(function()
     local scenario = assert(loadfile(path))()
     if not scenario.bare then

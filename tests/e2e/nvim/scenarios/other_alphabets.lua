@@ -1,9 +1,8 @@
 return {
   setup = { keys = { accept = "<Tab>" } },
   run = function(t)
-    local encoding = vim.lsp.get_clients({ name = "treeline" })[1]
     t.open("größe.py", { 'NAMEN = ["Ä", "𝔘", "日本"]', "", "", "def größe(breite, höhe):", "    # 𝔘𝔘 Fläche" })
-    encoding = vim.lsp.get_clients({ name = "treeline" })[1].offset_encoding
+    local encoding = vim.lsp.get_clients({ name = "treeline" })[1].offset_encoding
     t.eq(vim.env.TREELINE_TEST_ENCODING or "utf-8", encoding, "the negotiated encoding")
     t.type('<CR>x = "Ä𝔘日"; return ')
     local ghost = t.wait_for_ghost()

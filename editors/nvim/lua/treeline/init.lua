@@ -41,6 +41,7 @@ function M.setup(options)
     return
   end
   config.set(options)
+  vim.cmd.runtime("plugin/treeline.lua") -- whoever has put this folder on the path late has missed the command
   vim.api.nvim_set_hl(0, require("treeline.ghost").HIGHLIGHT, { link = "Comment", default = true })
   for _, action in ipairs(config.ACTIONS) do
     if config.options.keys[action] then

@@ -94,7 +94,8 @@ end
 function M.command(name, ...)
   local client = vim.lsp.get_clients({ name = "treeline" })[1]
   local answer
-  client:request("workspace/executeCommand", { command = "treeline.server." .. name, arguments = { ... } }, function(err, result)
+  local params = { command = "treeline.server." .. name, arguments = { ... } }
+  client:request("workspace/executeCommand", params, function(err, result)
     answer = { err = err, result = result }
   end)
   M.wait("the answer to " .. name, function()
@@ -144,7 +145,8 @@ function M.run(path)
   running = coroutine.create(function()
     local scenario = assert(loadfile(path))()
     if not scenario.bare then
-      require("treeline").setup(vim.tbl_extend("force", { cmd = vim.json.decode(vim.env.TREELINE_TEST_SERVER) }, scenario.setup or {}))
+      local given = { cmd = vim.json.decode(vim.env.TREELINE_TEST_SERVER) }
+      require("treeline").setup(vim.tbl_extend("force", given, scenario.setup or {}))
     end
     scenario.run(M)
   end)

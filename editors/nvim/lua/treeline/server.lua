@@ -78,8 +78,12 @@ function M.attach(buf)
   if not wanted(buf) or rpc.client(buf) then
     return
   end
-  local cmd, problem = M.find()
-  if not cmd then
+  local cmd, where = M.find()
+  local problem = not cmd and where
+  if cmd and vim.fn.executable(cmd[1]) ~= 1 then
+    problem = cmd[1] .. " cannot be run: see `cmd` in setup()"
+  end
+  if not cmd or problem then
     vim.notify_once("treeline: " .. problem, vim.log.levels.ERROR)
     return
   end

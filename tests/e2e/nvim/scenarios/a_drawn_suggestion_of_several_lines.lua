@@ -30,7 +30,8 @@ return {
     end, marks), "pieces")
     suggestion.insert(0, rest, "1, 2]")
     t.eq("𝔘 = f([1, 2])", t.text(), "a part replaces what it reaches")
-    rest = drawn(suggestion.read({ insertText = ", key=3)", range = nil }, 0, 0, vim.api.nvim_win_get_cursor(0)[2], client))
+    local bare = { insertText = ", key=3)" }
+    rest = drawn(suggestion.read(bare, 0, 0, vim.api.nvim_win_get_cursor(0)[2], client))
     t.eq({ text = ", key=3)", covered = "" }, rest, "an item without a range stands at the cursor")
 
     put("f()", 2)

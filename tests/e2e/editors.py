@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVER = [sys.executable, "-I", "-m", "lsp_server"]
-LIMIT_SECONDS = 150
+LIMIT_SECONDS = 300
 
 
 def binary_of_wheel() -> str | None:

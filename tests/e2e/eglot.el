@@ -17,8 +17,8 @@
     (kill-emacs 1)))
 
 (defun test-wait (what condition)
-  "Wait until CONDITION returns something, no longer than a minute; return it. WHAT says for what."
-  (let ((limit (+ (float-time) 60)) found)
+  "Wait until CONDITION returns something, no longer than two minutes; return it. WHAT says for what."
+  (let ((limit (+ (float-time) 120)) found)
     (while (and (not (setq found (funcall condition))) (< (float-time) limit))
       (accept-process-output nil 0.05))
     (test-check found 'waited-in-vain-for what test-state)

@@ -1,7 +1,7 @@
 -- Runs one scenario in this Neovim: types as a person does, waits for conditions, and exits 0 if all of it held.
 local M = {}
 
-local LIMIT_MS = 60000 -- for one condition; the engine may be loading on a busy machine
+local LIMIT_MS = 120000 -- for one condition; the engine may be loading on a busy machine
 
 ---@type thread
 local running

@@ -23,7 +23,7 @@ local id = vim.lsp.start_client({
   },
 })
 check(vim.lsp.buf_attach_client(buf, id), "the server does not start")
-check(vim.wait(60000, function()
+check(vim.wait(120000, function()
   return state == "ready"
 end, 10), "the engine is not ready: " .. tostring(state))
 

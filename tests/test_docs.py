@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from engine.config import EngineConfig
 from engine.models import PRESETS
 from engine.request import CompletionStats
+from lsp_server.options import NAMES, Options
+from lsp_server.outcomes import Kind
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -61,6 +65,30 @@ def test_every_statistic_is_explained() -> None:
 
 def test_every_setting_is_explained() -> None:
     assert first_column(section("docs/usage.md", "Settings")) == [field.name for field in fields(EngineConfig)]
+
+
+def test_every_setting_of_the_language_server_is_explained() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", section("docs/editors.md", "Settings"), flags=re.MULTILINE)
+    assert rows == [(name, json.dumps(getattr(Options(), field))) for name, field in NAMES.items()]
+
+
+def test_every_command_of_the_language_server_is_explained() -> None:
+    registered = re.findall(r'"(treeline\.server\.\w+)"', (ROOT / "lsp_server/features.py").read_text(encoding="utf-8"))
+    named = re.findall(r"^\| `(\S+)`", section("docs/editors.md", "Commands"), flags=re.MULTILINE)
+    assert sorted(named) == sorted(registered)
+
+
+def test_every_reason_is_explained() -> None:
+    named = re.findall(r"^\| `([a-z ]+)`", section("docs/editors.md", "When nothing appears"), flags=re.MULTILINE)
+    assert named == list(get_args(Kind))
+
+
+def test_every_part_of_the_status_is_explained() -> None:
+    code = (ROOT / "lsp_server/status.py").read_text(encoding="utf-8")
+    sent = re.findall(r'^            "(\w+)":', code, flags=re.MULTILINE)
+    named = re.findall(r"`(\w+)`", section("docs/editors.md", "Status"))
+    assert sent
+    assert set(sent) - set(named) == set()
 
 
 def test_every_preset_is_explained() -> None:

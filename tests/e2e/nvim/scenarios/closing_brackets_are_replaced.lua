@@ -1,0 +1,13 @@
+return {
+  setup = { keys = { accept = "<Tab>" } },
+  run = function(t)
+    t.open("pairs.py", { "import os", "", "", "def exists(path):", "    return os.path.exists()" })
+    t.type("<Left>")
+    local before, ghost = t.text(), t.wait_for_ghost()
+    local line = vim.api.nvim_get_current_line()
+    t.eq(1, select(2, line:gsub("%)", "")), "closing brackets before")
+    t.eq(nil, ghost:find(")", 1, true), "the bracket that is there is not drawn again")
+    t.type("<Tab>")
+    t.eq(before:sub(1, -2) .. ghost .. ")", t.text(), "text")
+  end,
+}

@@ -18,7 +18,7 @@ from engine.errors import TreelineError
 if TYPE_CHECKING:
     from lsp_server.protocol import Protocol
 
-_NEEDED = ("httpx", "pathspec", "pygls")
+_NEEDED = ("httpx", "pygls")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

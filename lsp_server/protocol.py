@@ -147,7 +147,8 @@ class Protocol(LanguageServerProtocol):
         self.handle_message(message)
 
     def _knows(self, method: str) -> bool:
-        return method == types.CANCEL_REQUEST or method in self.fm.builtin_features or method in self.fm.features
+        known = cast("Any", self.fm)
+        return method == types.CANCEL_REQUEST or method in known.builtin_features or method in known.features
 
     def _structure(self, data: dict[str, Any]) -> Any:
         method = data.get("method")
@@ -161,7 +162,7 @@ class Protocol(LanguageServerProtocol):
         try:
             return self._converter.structure(data, kind)
         except (BaseValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
-            known = method if method in types.METHOD_TO_TYPES else "a message"
+            known = method if method is not None and self.get_message_type(method) else "a message"
             logger.warning("the parameters of %s cannot be understood (%s)", known, type(error).__name__)
             raise JsonRpcInvalidParams("the parameters cannot be understood") from None
 

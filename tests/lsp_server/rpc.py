@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 PATIENCE = 30.0  # seconds until a test gives up: never how long something takes
 Message = dict[str, Any]
@@ -181,7 +181,7 @@ def launch(environment: dict[str, str], arguments: Sequence[str] = (), transport
         process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
         assert process.stdin is not None
         assert process.stdout is not None
-        client = Client(process, process.stdout, process.stdin)
+        client = Client(process, cast("BinaryIO", process.stdout), cast("BinaryIO", process.stdin))
     else:
         process, host, port = listening(environment, arguments, "--tcp")
         client = connect(process, host, port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +188,28 @@ def test_the_fallback_for_clients_without_inline_completion(client: Client, scri
     assert item["textEdit"]["newText"].startswith("sum(x)")
     assert item["label"].startswith("sum(x)")
     assert client.request("textDocument/completion", params | {"context": {"triggerKind": 1}})["items"] == [item]
+
+
+def test_a_configuration_that_cannot_be_read(environment: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "treeline.toml"
+    config.write_text('budget = "plenty"\n')
+    with launch(environment, ["--config", str(config)]) as client:
+        initialize(client)
+        status = client.notified("treeline/status", lambda status: status["state"] == "failed")
+        assert status["kind"] == "Error"
+        assert "budget" in status["message"]
+        assert reason(client, "file:///a.py") == "engine error"
+        config.write_text(Path(environment["TREELINE_CONFIG"]).read_text())
+        command(client, "restart")
+        ready(client)
+        assert reason(client, "file:///b.py") == "answered"
+
+
+def test_a_server_at_url_that_is_not_there(environment: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "treeline.toml"
+    config.write_text('url = "http://127.0.0.1:9/v1"\nmodel = "scripted"\n')
+    with launch(environment, ["--config", str(config)]) as client:
+        initialize(client)
+        ready(client)
+        assert reason(client, "file:///a.py") == "engine error"
+        assert "cannot be reached" in explain(client)["message"]

@@ -253,8 +253,8 @@ def test_the_end_of_a_connection_ends_the_process(environment: dict[str, str]) -
 
 def test_nobody_reads_any_more(environment: dict[str, str]) -> None:
     command = [sys.executable, "-I", "-m", "lsp_server"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin
         assert process.stdout
         assert process.stderr

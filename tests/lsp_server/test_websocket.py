@@ -79,7 +79,7 @@ def test_a_session(server: Server, scripted: ScriptedEngine) -> None:
         place = {"textDocument": {"uri": URI}, "position": {"line": 1, "character": 7}}
         send(socket, "textDocument/inlineCompletion", place | {"context": {"triggerKind": 1}}, 2)
         assert answer(socket, 2)["result"]["items"][0]["insertText"] == "text"
-        assert scripted.asked[-1].prompt == text
+        assert scripted.asked[0].prompt == text
         send(socket, "shutdown", None, 3)
         send(socket, "exit")
         assert answer(socket, 3)["result"] is None

@@ -110,6 +110,13 @@ class Person:
             await asyncio.wait(list(self._pending.values()), return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(self.chance.choice((0, 0, 0, 0.002, 0.01, 0.04)))
 
+    async def visit(self) -> None:
+        """Edit every document once and ask there, so that what the largest ones take has been taken once."""
+        for document in self.documents:
+            self._edit(document)
+            self._ask(document)
+            await self.settle()
+
     async def settle(self) -> None:
         """Wait for all answers."""
         tasks, self._tasks = self._tasks, []

@@ -110,6 +110,8 @@ async def soak(
         for person in people:
             for document in person.documents:
                 person.open(document)
+        for person in people:
+            await person.visit()
         marks = {round(operations * (number + 1) / (kills + 1)) for number in range(kills)}
         killed = 0
         settled: tuple[int, ...] = ()

@@ -80,7 +80,7 @@ class AsyncClient:
         yield last  # all has been read by now, so that the connection is free for the next request
 
     async def connect(self) -> None:
-        """Start the daemon where there is none, and wait until its model is loaded. Raises TreelineError if it fails."""
+        """Start the daemon where there is none, and wait until its model is loaded. Raises TreelineError."""
         import asyncio
 
         while True:

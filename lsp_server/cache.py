@@ -55,7 +55,7 @@ class SuggestionCache:
         place = view.line, view.column
         here = (each for each in reversed(self._generations) if (each.view.line, each.view.column) == place)
         same = (each for each in here if typed_since(each.view, view) == ("", 0))
-        return next((each for each in same if not each.error and each.finish_reason != "cancelled"), None)
+        return next((each for each in same if not each.broken), None)
 
     def forget(self, uri: str) -> None:
         """Drop what belongs to a document."""
@@ -67,7 +67,7 @@ class SuggestionCache:
 
     def _hits(self, view: View) -> Iterator[Hit]:
         for generation in reversed(self._generations):
-            if generation.error or view.line - generation.view.line > _lines(generation):
+            if generation.broken or view.line - generation.view.line > _lines(generation):
                 continue  # what was typed since has more lines than what is known: most old ones are found out so
             found = typed_since(generation.view, view)
             if found is None:

@@ -34,6 +34,7 @@ class Completer:
         self._busy = busy
         self._asking: dict[str, asyncio.Task[Answer]] = {}
         self._live: dict[str, Generation] = {}
+        self._places: dict[str, View] = {}  # where somebody types in each document
 
     async def complete(self, ask: Ask) -> Answer:
         """Answer a request; an older one for the same document ends without suggestions."""
@@ -57,17 +58,16 @@ class Completer:
     def changed(self, uri: str, view: View) -> None:
         """The text of a document has changed up to `view`: stop the work that it contradicts."""
         self.pace.keystroke(time.monotonic())
+        self._places[uri] = view
         live = self._live.get(uri)
-        if live is None:
-            return
-        if _goes_along(live, view):
+        if live is not None:
             live.touched = time.perf_counter()
-        else:
-            live.cancel()
+            self._check(live)
 
     def close(self, uri: str) -> None:
         """A document was closed: nothing of it is needed any more."""
         self.cache.forget(uri)
+        self._places.pop(uri, None)
         for work in (self._live.get(uri), self._asking.get(uri)):
             if work is not None:
                 work.cancel()
@@ -82,11 +82,15 @@ class Completer:
 
     async def _answer(self, ask: Ask) -> Answer:
         view = ask.view
+        self._places[view.uri] = view
         hit = self.cache.find(view)
         live = self._live.get(view.uri)
         if live is not None and (hit is None or hit.generation is not live) and not _goes_along(live, view):
             live.cancel()
         ask.watch.mark("cache")
+        if hit is None and await self._first_words(view):
+            hit = self.cache.find(view)
+            ask.watch.mark("waited")
         if hit is None:
             refusal = self._refusal(ask)
             if refusal is not None:
@@ -100,6 +104,18 @@ class Completer:
         known = hit.generation.done and len(hit.text) > len(hit.typed) and not ask.invoked
         through: Kind = "prefetched" if hit.generation.ahead and not hit.generation.shown else "typed through"
         return await self._show(hit, ask, through if known else "answered")
+
+    async def _first_words(self, view: View) -> bool:
+        """Wait for the first words of what the engine is about to say, if the typing may turn out to go along with it.
+
+        Stopping it for each key would have a slow engine begin anew with each, and come to nothing before a pause.
+        """
+        live = self._live.get(view.uri)
+        if live is None or live.text or live.done or not typed_since(live.view, view):
+            return False
+        while not live.text and not live.done:
+            await live.grown(None)
+        return True
 
     def _refusal(self, ask: Ask) -> Answer | None:
         """Say why the engine is not to be asked, if there is a reason."""
@@ -126,9 +142,12 @@ class Completer:
         shown = await self._worth_showing(generation, len(hit.typed), at_once=kind == "branch")
         ask.watch.mark("engine")
         if shown.complete and not generation.done:
-            generation.cancel()  # what else would come is not shown
+            generation.enough = True
+            generation.cancel()
         if generation.error and not shown.text:
             return Answer(ask.outcome("engine error", generation.error))
+        if generation.broken and not generation.error:
+            return Answer(ask.outcome("superseded", "the typing went another way"))
         shown = _steady(generation, shown)
         item = _item(hit, shown, ask.view)
         if item is None:
@@ -167,11 +186,12 @@ class Completer:
             if len(items) == self.options.max_candidates:
                 break
             other = hit.generation.others.get(text)
-            if other is None or other.finish_reason == "cancelled":
+            if other is None or other.broken:
                 other = self._generate(ask, hit.generation.view, hit.typed, text, keep=False)
                 hit.generation.others[text] = other
             shown = await self._worth_showing(other, len(hit.typed))
             if not other.done:
+                other.enough = shown.complete
                 other.cancel()
             item = _item(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
             if item is not None and item.text not in [each.text for each in items]:
@@ -240,8 +260,14 @@ class Completer:
             self.cache.add(generation)
         self._live[origin.uri] = generation
         self._busy(True)
-        generation.run(self._engine.stream(request, origin.uri), self._ended)
+        generation.run(self._engine.stream(request, origin.uri), self._check, self._ended)
         return generation
+
+    def _check(self, generation: Generation) -> None:
+        """Stop a generation that the typing has contradicted; that may show only when its text comes."""
+        place = self._places.get(generation.view.uri)
+        if place is not None and not _goes_along(generation, place):
+            generation.cancel()
 
     def _ended(self, generation: Generation) -> None:
         if generation.first_text_ms is not None:
@@ -270,7 +296,7 @@ class Completer:
         """Stop what a cancelled request had begun, unless another one waits for it now, or the typing goes along."""
         if generation is None or self._live.get(uri) is not generation or uri in self._asking:
             return
-        left = generation.touched + ALONG_SECONDS - time.perf_counter() if generation.text else 0.0
+        left = generation.touched + ALONG_SECONDS - time.perf_counter()
         if left > 0:
             asyncio.get_running_loop().call_later(left, self._abandon, uri, generation)
         else:

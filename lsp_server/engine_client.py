@@ -19,6 +19,7 @@ from engine.request import CompletionChunk, CompletionRequest
 
 if TYPE_CHECKING:
     from engine.client import AsyncClient
+    from engine.remote import RemoteClient
 
 RETRY_SECONDS = 5.0  # after a failure, until the engine is looked for again
 
@@ -155,6 +156,7 @@ class _Remote:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._idle: list[RemoteClient] = []  # their connections are open
 
     async def connect(self) -> None:
         """There is nothing to start; whether it answers, the first request shows."""
@@ -170,7 +172,7 @@ class _Remote:
         from engine.remote import RemoteClient
 
         del document
-        client = RemoteClient(self._config)
+        client = self._idle.pop() if self._idle else RemoteClient(self._config)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[CompletionChunk | TreelineError | None] = asyncio.Queue()
 
@@ -195,6 +197,7 @@ class _Remote:
                     raise piece
                 yield piece
             ended = True
+            self._idle.append(client)
         finally:
             if not ended:
                 client.cancel()

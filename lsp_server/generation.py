@@ -19,7 +19,8 @@ class Generation:
     It lives in a task of its own, so that a request may leave with what there is while the rest is still to come.
     `shown` is the longest of what an editor was given. `error` says why it broke off. `ahead`: nobody has asked for it
     yet; it is what would follow if a suggestion were accepted. `others`: what goes on from its branches, by their text.
-    `touched`: when the typing last went along with it (time.perf_counter).
+    `touched`: when the typing last went along with it (time.perf_counter). `enough`: it was cancelled because what else
+    would come is not shown.
     """
 
     def __init__(self, view: View, text: str = "", ahead: bool = False) -> None:
@@ -30,6 +31,7 @@ class Generation:
         self.others: dict[str, Generation] = {}
         self.started = time.perf_counter()
         self.touched = 0.0
+        self.enough = False
         self.branches: list[Branch] = []
         self.done = False
         self.shown = ""
@@ -47,15 +49,20 @@ class Generation:
         generation.done = True
         return generation
 
-    def run(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
-        """Take the text from `stream`; call `ended` when there is no more."""
-        self._task = asyncio.create_task(self._consume(stream, ended))
+    def run(self, stream: Stream, grown: Callable[[Generation], None], ended: Callable[[Generation], None]) -> None:
+        """Take the text from `stream`; call `grown` with each piece, and `ended` when there is no more."""
+        self._task = asyncio.create_task(self._consume(stream, grown, ended))
         self._task.add_done_callback(self._forget_task)
 
     def cancel(self) -> None:
         """Stop it: the engine stops too. What has come stays."""
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def broken(self) -> bool:
+        """Whether it ended before its text did: what there is of it may be a fragment."""
+        return bool(self.error) or (self.finish_reason == "cancelled" and not self.enough)
 
     @property
     def live(self) -> bool:
@@ -74,7 +81,9 @@ class Generation:
         """A cancelled task holds the traceback, and with it the whole request, for as long as it is held itself."""
         self._task = None
 
-    async def _consume(self, stream: Stream, ended: Callable[[Generation], None]) -> None:
+    async def _consume(
+        self, stream: Stream, grown: Callable[[Generation], None], ended: Callable[[Generation], None]
+    ) -> None:
         base = len(self.text)
         try:
             async for chunk in stream:
@@ -84,6 +93,7 @@ class Generation:
                     self.first_text_ms = 1000 * (time.perf_counter() - self.started)
                 self.finish_reason, self.stats = chunk.finish_reason, chunk.stats or self.stats
                 self._notify()
+                grown(self)
         except TreelineError as error:
             self.error = str(error)
         except asyncio.CancelledError:

@@ -60,6 +60,7 @@ class TreelineServer(LanguageServer):
         self.context = ContextBuilder(self.exclusions)
         self.can_notify = False
         self._reported: set[str] = set()
+        self._unsaid: list[str] = []  # of these, what the client could not be told before the session had begun
         self._refreshing: dict[str, asyncio.TimerHandle] = {}
         self._watch: asyncio.Task[None] | None = None
 
@@ -96,8 +97,9 @@ class TreelineServer(LanguageServer):
     def ready(self, parent: int | None) -> None:
         """The session has begun: start the engine, and end with the editor."""
         self.can_notify = True
+        self._say()
         self.engine.connect()
-        if parent:
+        if parent and _alive(parent):  # a client in another container has a number that means nothing here
             self._watch = asyncio.create_task(_end_with(parent))
 
     def configure(self, settings: object) -> None:
@@ -109,8 +111,15 @@ class TreelineServer(LanguageServer):
             if line not in self._reported:
                 self._reported.add(line)
                 logger.warning("%s", line)
-                if self.can_notify:
-                    self.window_show_message(types.ShowMessageParams(types.MessageType.Warning, f"Treeline: {line}"))
+                self._unsaid.append(line)
+        if self.can_notify:
+            self._say()
+
+    def _say(self) -> None:
+        """Show the user what is wrong with the settings."""
+        for line in self._unsaid:
+            self.window_show_message(types.ShowMessageParams(types.MessageType.Warning, f"Treeline: {line}"))
+        self._unsaid.clear()
 
     async def pull_settings(self) -> None:
         """Ask the client for its settings, if it has any to ask for."""
@@ -124,7 +133,9 @@ class TreelineServer(LanguageServer):
         """Log it; a pop-up per malformed message would help nobody."""
         del source
         told = getattr(error, "data", None)  # of pygls' own errors: where it happened, and which exception it was
-        places = cast("list[str]", told.get("traceback", [])) if isinstance(told, dict) else []
+        places = (
+            cast("list[str]", cast("dict[str, object]", told).get("traceback", [])) if isinstance(told, dict) else []
+        )
         kind = str(error).partition(":")[0] if places else type(error).__name__
         logger.error("a message could not be handled (%s)%s", kind, f" at\n{places[-1].rstrip()}" if places else "")
 
@@ -265,12 +276,19 @@ def source_of(document: Document) -> SourceText:
 
 async def _end_with(parent: int) -> None:
     """End this process when the editor's has ended without a word."""
-    while True:
+    while _alive(parent):
         await asyncio.sleep(PARENT_SECONDS)
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            logger.warning("process %d, the editor, is gone", parent)
-            os._exit(1)
-        except OSError:
-            pass  # it is there, but not ours
+    logger.warning("process %d, the editor, is gone", parent)
+    os._exit(1)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        return False  # there, the same call ends it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is there, but not ours
+    return True

@@ -342,3 +342,76 @@ def test_closing_a_document_ends_its_work() -> None:
         assert engine.running == 0
 
     run(check)
+
+
+def test_text_that_comes_after_the_key_that_contradicts_it_stops_the_engine() -> None:
+    async def check() -> None:
+        first, second = asyncio.Event(), asyncio.Event()
+        engine = ScriptedEngine(lambda request: [first, "foo(", second, "bar)"])
+        completer = made(engine)
+        other = asyncio.ensure_future(completer.complete(asking("x = ")))
+        await asyncio.sleep(0.01)
+        completer.changed(URI, place("x = q"))
+        await asyncio.sleep(0.01)
+        assert not other.done()
+        first.set()
+        assert (await other).items == ()
+        await asyncio.sleep(0.01)
+        assert engine.running == 0
+
+    run(check)
+
+
+def test_a_fragment_is_never_taken_for_a_suggestion() -> None:
+    async def check() -> None:
+        hold = asyncio.Event()
+        engine = ScriptedEngine(lambda request: ["return some", hold, "thing"])
+        completer = made(engine, replace(QUIET, deadline_ms=60_000))
+        task = asyncio.ensure_future(completer.complete(asking("def f():\n    ")))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(3 * GRACE_SECONDS)
+        assert engine.running == 0
+        hold.set()
+        again = await completer.complete(asking("def f():\n    "))
+        assert texts(again) == ["return something"]
+
+    run(check)
+
+
+def test_keys_that_come_faster_than_the_first_words_do_not_stop_them() -> None:
+    async def check() -> None:
+        hold = asyncio.Event()
+        engine = ScriptedEngine(lambda request: [hold, "return value"])
+        completer = made(engine)
+        tasks: list[asyncio.Task[Answer]] = []
+        for typed in ("", "r", "re", "ret"):
+            completer.changed(URI, place("def f():\n    " + typed))
+            tasks.append(asyncio.ensure_future(completer.complete(asking("def f():\n    " + typed))))
+            await asyncio.sleep(0.01)
+        hold.set()
+        answers = await asyncio.gather(*tasks)
+        assert [answer.outcome.kind for answer in answers[:3]] == ["superseded"] * 3
+        assert texts(answers[3]) == ["return value"]
+        assert (len(engine.requests), engine.cancelled) == (1, 0)
+
+    run(check)
+
+
+def test_first_words_that_the_typing_leaves_are_asked_for_anew() -> None:
+    async def check() -> None:
+        hold = asyncio.Event()
+        engine = ScriptedEngine(lambda request: [hold, "return value"])
+        completer = made(engine)
+        first = asyncio.ensure_future(completer.complete(asking("def f():\n    ")))
+        await asyncio.sleep(0.01)
+        completer.changed(URI, place("def f():\n    y"))
+        second = asyncio.ensure_future(completer.complete(asking("def f():\n    y")))
+        await asyncio.sleep(0.01)
+        engine.script = says("ield 1")
+        hold.set()
+        assert (await first).items == ()
+        assert texts(await second) == ["ield 1"]
+        assert engine.requests[-1].prefix.endswith("    y")
+
+    run(check)

@@ -55,8 +55,7 @@ class PassFigures:
 class OffloadReport:
     """All that the benchmark found. `timeline`: of one completion's steps, its events since the first, in seconds."""
 
-    layers: int
-    resident: int
+    resident_bytes: int
     streamed_bytes: int
     context: int
     read_shapes: dict[str, float]
@@ -135,8 +134,7 @@ def bench_offload(
     progress("completing")
     completion, text, events = _complete(engine, layers, request)
     return OffloadReport(
-        layers=len(layers),
-        resident=len(plan.resident),
+        resident_bytes=plan.resident_bytes,
         streamed_bytes=plan.streamed_bytes,
         context=plan.context,
         read_shapes={str(shape): bandwidth for shape, bandwidth in shapes.items()},
@@ -153,7 +151,7 @@ def bench_offload(
 
 def _raw(store: Store) -> Raw:
     """Measure every read shape once, at the head of the store. Raises TreelineError if the store is too small."""
-    start, size = store.layer(0).offset, store.path.stat().st_size
+    start, size = store.pieces[0].offset, store.path.stat().st_size
     if start + RAW_BYTES > size:
         raise TreelineError(f"{store.path} is too small to measure the disk with: {RAW_BYTES // MIB} MiB are needed")
     return {shape: read_bandwidth(store.file, shape, start, start + RAW_BYTES) for shape in READ_SHAPES}

@@ -14,7 +14,7 @@ from engine.errors import TreelineError
 from engine.offload.blob import SECTOR, align
 
 MAGIC = b"treeline"
-FORMAT = 1
+FORMAT = 2
 KERNEL = "cpu-blocks-1"  # of the layout in csrc/gemm.h: another number for another layout
 _PREAMBLE = struct.Struct("<8sIIII")  # magic, format, bytes of the header, bytes of its JSON, CRC-32 of the rest
 

@@ -23,8 +23,8 @@ from engine.model.weights import FLOATS, Checkpoint
 from engine.offload.direct import Buffer, DirectFile
 from engine.offload.header import Header, Source, Unusable
 from engine.offload.journal import Journal
-from engine.offload.store import EMBEDDING, HEAD, Part, Store, StoreLayout, store_path
-from engine.offload.writer import PartWriter, compare
+from engine.offload.store import EMBEDDING, HEAD, NORM, TILE, Part, Store, StoreLayout, store_path
+from engine.offload.writer import PieceWriter, compare
 
 EMBEDDING_TENSOR, HEAD_TENSOR, NORM_TENSOR = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 CHUNK = 2**26  # bytes of embedding or output projection in memory at a time
@@ -117,56 +117,68 @@ class _Repacking:
         file = DirectFile(self.partial, writable=True)
         try:
             _sync_directory(self.path.parent)
-            total, done = sum(self.layout.sizes.values()), 0
+            total, done = sum(map(_bytes, self.parts.values())), 0
             for name, part in self.parts.items():
                 progress("repacking, once for this model", done, total)
                 if name not in self.journal.finished:
-                    self._make(file, part)
+                    self._make(file, name, part)
                 if self.consume:
                     self._delete_consumed()
-                done += part.size
+                done += _bytes(part)
             progress("repacking, once for this model", done, total)
             self._publish(file)
         finally:
             file.close()
 
-    def _make(self, file: DirectFile, part: Part) -> None:
-        writer = PartWriter(file, part)
-        for offset, data in self._contents(part):
+    def _make(self, file: DirectFile, name: str, part: Part) -> None:
+        checksums: list[int] = []
+        number, writer = 0, PieceWriter(file, part[0])
+        for piece, offset, data in self._contents(name):
+            if piece > number:
+                checksums += writer.finish()
+                number, writer = piece, PieceWriter(file, part[piece])
             writer.put(offset, data)
-        checksums = writer.finish()
+        checksums += writer.finish()
         file.sync()
         if self.consume:
             compare(file, part, checksums)
-        self.journal.finish(part.name, checksums)
+        self.journal.finish(name, checksums)
         self.checkpoint.release()
 
-    def _contents(self, part: Part) -> Iterator[tuple[int, Tensor]]:
-        """Offsets within the part and what lies there."""
-        if part.name == EMBEDDING:
-            yield from self._rows(EMBEDDING_TENSOR, lambda rows: rows)
-        elif part.name == HEAD:
-            tied = self.layout.config.tie_word_embeddings
-            yield from self._rows(EMBEDDING_TENSOR if tied else HEAD_TENSOR, _pack)
-            yield self.layout.norm_offset, self.loader.dense(NORM_TENSOR, [self.layout.config.hidden_size])
+    def _contents(self, name: str) -> Iterator[tuple[int, int, Tensor]]:
+        """Numbers of the part's pieces, offsets within them, and what lies there; no piece is left out."""
+        config = self.layout.config
+        if name == EMBEDDING:
+            yield from self._rows(EMBEDDING_TENSOR, 0, range(config.vocab_size), lambda rows: rows)
+        elif name == HEAD:
+            start = 0
+            tensor = EMBEDDING_TENSOR if config.tie_word_embeddings else HEAD_TENSOR
+            for number, shape in enumerate(self.layout.head_pieces):
+                yield from self._rows(tensor, number, range(start, start + shape.out_features), _pack)
+                start += shape.out_features
+        elif name == NORM:
+            yield 0, 0, self.loader.dense(NORM_TENSOR, [config.hidden_size])
         else:
-            index = list(self.parts).index(part.name)
+            index = list(self.parts).index(name)
             layer = load_fused_layer(self.loader, index)
             if layer is None:
                 raise TreelineError(f"{self.checkpoint.directory}: layer {index} cannot be streamed: allow more memory")
-            for piece, data in self.layout.layers[index].tensors(layer.layer):
-                yield piece.offset, data
+            found = sorted(self.layout.layers[index].tensors(layer.layer), key=lambda each: each[0].piece)
+            for place, data in found:
+                yield place.piece, place.offset, data
 
-    def _rows(self, name: str, convert: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Convert a tensor of the embedding's shape, some rows at a time: whole tiles of the kernels' layout."""
+    def _rows(
+        self, name: str, piece: int, wanted: range, convert: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Convert rows of a tensor of the embedding's shape, some at a time: whole tiles of the kernels' layout."""
         config, offset = self.layout.config, 0
-        step = max(CHUNK // (16 * config.hidden_size * 4), 1) * 16
-        for start in range(0, config.vocab_size, step):
-            rows = self.checkpoint.tensor(name, [config.vocab_size, config.hidden_size])[start : start + step]
-            data = convert(rows)
-            yield offset, data
+        step = max(CHUNK // (TILE * config.hidden_size * 4), 1) * TILE
+        for start in range(wanted.start, wanted.stop, step):
+            whole = self.checkpoint.tensor(name, [config.vocab_size, config.hidden_size])
+            data = convert(whole[start : min(start + step, wanted.stop)])
+            yield piece, offset, data
             offset += data.numel() * data.element_size()
-            del rows, data
+            del whole, data
             self.checkpoint.release()
 
     def _publish(self, file: DirectFile) -> None:
@@ -189,7 +201,9 @@ class _Repacking:
         if part == EMBEDDING:
             return tensor == EMBEDDING_TENSOR
         if part == HEAD:
-            return tensor in (EMBEDDING_TENSOR, HEAD_TENSOR, NORM_TENSOR)
+            return tensor in (EMBEDDING_TENSOR, HEAD_TENSOR)
+        if part == NORM:
+            return tensor == NORM_TENSOR
         return tensor.startswith(f"model.layers.{list(self.parts).index(part)}.")
 
     def _delete_consumed(self) -> None:
@@ -201,8 +215,8 @@ class _Repacking:
 
     def _check_space(self) -> None:
         """Raise TreelineError if the disk cannot take what is still to be written, less what is deleted on the way."""
-        missing = [part for part in self.parts.values() if part.name not in self.journal.finished]
-        peak = sum(part.size for part in missing)
+        missing = [name for name in self.parts if name not in self.journal.finished]
+        peak = sum(_bytes(self.parts[name]) for name in missing)
         if self.consume:
             peak = self._peak(missing)
         free = shutil.disk_usage(self.path.parent).free
@@ -212,21 +226,25 @@ class _Repacking:
                 f" needs {peak / 2**30:.1f} GiB: free space, or set TREELINE_CACHE to a folder on a larger disk"
             )
 
-    def _peak(self, missing: list[Part]) -> int:
+    def _peak(self, missing: list[str]) -> int:
         """Most bytes that the disk has to hold beyond what it holds now, if weight files go as they are consumed."""
         device = self.path.parent.stat().st_dev
         waiting: dict[Path, int] = {}  # the file's last part, by its place in `missing`
         for tensor, path in self.checkpoint.files.items():
-            last = max((i for i, part in enumerate(missing) if self._uses(part.name, tensor)), default=-1)
+            last = max((i for i, part in enumerate(missing) if self._uses(part, tensor)), default=-1)
             waiting[path] = max(waiting.get(path, -1), last)
         held = peak = 0
         for i, part in enumerate(missing):
-            held += part.size
+            held += _bytes(self.parts[part])
             peak = max(peak, held)
             for path, last in waiting.items():
                 if last == i and path.resolve().stat().st_dev == device:
                     held -= path.stat().st_size
         return peak
+
+
+def _bytes(part: Part) -> int:
+    return sum(piece.size for piece in part)
 
 
 def _pack(rows: Tensor) -> Tensor:

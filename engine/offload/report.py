@@ -168,7 +168,8 @@ def as_json(report: PlanReport) -> dict[str, Any]:
     """As one JSON object: the fields of the report and what follows from them."""
     facts = asdict(report)
     facts["plan"]["streamed"] = len(report.plan.streamed)
-    facts["plan"]["streamed_bytes"] = report.plan.streamed_bytes
+    for name in ("streamed_bytes", "resident_bytes", "host_bytes", "disk_bytes"):
+        facts["plan"][name] = getattr(report.plan, name)
     facts["best"]["tokens_per_second"] = report.best.rate
     facts["plan"]["items"] = dict(report.plan.items)
     facts["passes"] = [{"rows": rows, "seconds": seconds} for rows, seconds in report.passes]

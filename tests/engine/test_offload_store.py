@@ -16,7 +16,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offload_stores import LAYERS, SMALL_BLOCK, in_memory, logits, offloaded, same, use_small_blocks, write_target
+from offload_stores import (
+    LAYERS,
+    PIECES,
+    SMALL_BLOCK,
+    in_memory,
+    logits,
+    offloaded,
+    same,
+    use_small_blocks,
+    write_target,
+)
 
 from engine.errors import TreelineError
 from engine.kernels import cpu
@@ -61,8 +71,8 @@ def read_all(directory: Path) -> None:
     """Open the store without making it, and read every byte. Raises what a damaged one raises."""
     store = Store(store_path(directory), directory, ModelConfig.load(directory))
     try:
-        for part in store.parts.values():
-            store.check(part)
+        for piece in store.pieces:
+            store.check(piece)
     finally:
         store.close()
 
@@ -96,7 +106,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255), in_header=st.booleans())
 def test_one_changed_byte_is_found(intact: Path, place: float, change: int, in_header: bool) -> None:
     path = store_path(intact)
-    header_size = min(part.offset for part in Store(path, intact, ModelConfig.load(intact)).parts.values())
+    header_size = Store(path, intact, ModelConfig.load(intact)).pieces[0].offset
     offset = int(place * (header_size if in_header else path.stat().st_size))
     with path.open("r+b") as file:
         file.seek(offset)
@@ -118,7 +128,7 @@ def test_damage_is_met_in_the_pass_that_needs_the_layer(target: Path) -> None:
     with offloaded(target) as model:
         assert same(model, expected)
     store = open_store(target)
-    offset = store.layer(3).offset + 20_000
+    offset = store.layer(3)[1].offset + 20_000
     content = bytearray(store.path.read_bytes())
     content[offset] ^= 1
     store.path.write_bytes(content)
@@ -132,13 +142,13 @@ def test_damage_is_met_in_the_pass_that_needs_the_layer(target: Path) -> None:
         assert same(model, expected)
 
 
-@pytest.mark.parametrize("part", ["head", "embedding", "layer 1"])
+@pytest.mark.parametrize("part", ["head", "norm", "embedding", "layer 1"])
 def test_damage_is_met_when_a_resident_part_is_loaded(target: Path, part: str) -> None:
     store = open_store(target)
     content = bytearray(store.path.read_bytes())
-    content[store.parts[part].offset + 100] ^= 64
+    content[store.parts[part][0].offset + 100] ^= 64
     store.path.write_bytes(content)
-    with pytest.raises(TreelineError, match=f"{part}"), offloaded(target, resident=(1,)):
+    with pytest.raises(TreelineError, match=f"{part}"), offloaded(target, resident=range(PIECES)):
         pass
 
 
@@ -154,7 +164,7 @@ def test_a_truncated_store_is_made_again(target: Path, monkeypatch: pytest.Monke
     read_all(target)
 
 
-@pytest.mark.parametrize(("name", "value"), [("FORMAT", 2), ("KERNEL", "other")])
+@pytest.mark.parametrize(("name", "value"), [("FORMAT", 3), ("KERNEL", "other")])
 def test_a_store_of_another_version_or_kernel_is_made_again(
     target: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:

@@ -150,9 +150,9 @@ def bench_offload(
 
     text = bench.PROMPT if prompt is None else prompt.read_text(encoding="utf-8")
     with loading_bar() as progress:
-        engine, loaded = bench.load(settings, progress)
+        engine, loaded, compute = bench.load(settings, progress)
     with counting_bar("measuring", rounds * len(bench.ROWS) + 2) as progress:
-        answer = bench.bench_offload(engine, loaded, bench.default_request(text, max_tokens), rounds, progress)
+        answer = bench.bench_offload(engine, loaded, compute, bench.default_request(text, max_tokens), rounds, progress)
     engine.close()
     if as_json:
         write_json(asdict(answer))

@@ -6,8 +6,9 @@ projections are one, all the rest is the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from engine.kernels.weights import NativeWeights, Shape, block_bytes
 from engine.model.config import ModelConfig
 
 CACHE_LINE = 64
+Packing = TypeVar("Packing")
 SECTOR = 4096  # what O_DIRECT asks offsets, sizes and addresses to be multiples of
 
 
@@ -70,24 +72,11 @@ class BlobLayout:
         hidden, middle = config.hidden_size, config.intermediate_size
 
         def joined(names: str, outputs: int, inputs: int, bias: bool) -> LinearLayout:
-            parts = {_packed(config, f"model.layers.{index}.{name}", inputs) for name in names.split()}
-            if len(parts) > 1:
-                raise TreelineError(
-                    f"layer {index} has {names.replace(' ', ', ')} in different precisions: such a model cannot be"
-                    " streamed; allow memory for all of it"
-                )
-            bits, group = parts.pop()
+            bits, group = packed_alike(index, names, lambda name: _packed(config, name, inputs))
             return LinearLayout(Shape(inputs, outputs, group, bits), bias)
 
         return cls(
-            cpu.LayerShape(
-                hidden,
-                config.num_attention_heads,
-                config.num_key_value_heads,
-                config.head_dim,
-                middle,
-                config.rms_norm_eps,
-            ),
+            layer_shape(config),
             joined("self_attn.q_proj self_attn.k_proj self_attn.v_proj", queries + 2 * keys, hidden, config.qkv_bias),
             joined("self_attn.o_proj", hidden, queries, config.output_bias),
             joined("mlp.gate_proj mlp.up_proj", 2 * middle, hidden, config.mlp_bias),
@@ -155,6 +144,32 @@ class BlobLayout:
         )
         input_norm, post_norm = (norm.view(torch.float32) for norm in at[-2:])
         return cpu.NativeLayer(self.shape, cpu.LayerWeights(qkv, output, gate_up, down, input_norm, post_norm))
+
+
+def layer_shape(config: ModelConfig) -> cpu.LayerShape:
+    """Sizes of the decoder layers of a checkpoint."""
+    return cpu.LayerShape(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.intermediate_size,
+        config.rms_norm_eps,
+    )
+
+
+def packed_alike(index: int, names: str, packed: Callable[[str], Packing]) -> Packing:
+    """Return what `packed` says of the projections `names` of layer `index`, which are joined into one.
+
+    Raises TreelineError if it does not say the same of all of them.
+    """
+    kinds = {packed(f"model.layers.{index}.{name}") for name in names.split()}
+    if len(kinds) > 1:
+        raise TreelineError(
+            f"layer {index} has {names.replace(' ', ', ')} in different precisions: such a model cannot be streamed;"
+            " allow memory for all of it"
+        )
+    return kinds.pop()
 
 
 def _packed(config: ModelConfig, name: str, inputs: int) -> tuple[int, int]:

@@ -68,8 +68,7 @@ def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
     if drafter:
         fixed.append(("drafter", 2 * parameters(drafter)))
     per_token = _slot_bytes(config) + (_slot_bytes(drafter) if drafter else 0)
-    layers = tuple(BlobLayout.of(config, index).size for index in range(config.num_hidden_layers))
-    return Demand(layers, tuple(fixed), per_token)
+    return Demand(StoreLayout(config, "float16", "cuda").pass_sizes, tuple(fixed), per_token)
 
 
 def parameters(config: ModelConfig) -> int:
@@ -113,6 +112,15 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return pages * 4096
+
+
+def available_memory() -> int | None:
+    """Memory of this machine that processes may still take; None where the system does not say."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def release_unused() -> None:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from engine.errors import TreelineError
 from engine.model.config import ModelConfig
-from engine.model.loader import LoadOptions, load_transformer, rope_table
+from engine.model.loader import CPU, LoadOptions, load_transformer, rope_table
 from engine.model.transformer import FusedLayer, Layer, Transformer
 from engine.model.weights import Checkpoint
+from engine.offload.blob import BlobLayout
 from engine.offload.demand import cpu_demand, release_unused, resident_bytes
+from engine.offload.gpu_load import load_within_gpu
 from engine.offload.head import CutHead, StreamedHead, projection
 from engine.offload.planner import Plan, choose_context, make_plan
 from engine.offload.repack import EMBEDDING_TENSOR, obstacle, open_store
@@ -36,13 +38,20 @@ class Loaded:
 
 
 def load_within(
-    memory: int, target: Path, drafter: Path | None, context: int | None, progress: Progress | None = None
+    memory: int,
+    target: Path,
+    drafter: Path | None,
+    context: int | None,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Loaded:
-    """Load a pair that is to stay within `memory` bytes of this process, all of it counted.
+    """Load a pair that is to stay within `memory` bytes: of this process, all of it counted, or of a GPU.
 
     The target's store is made first where there is none. Raises TreelineError when the memory is too little (it says
     what is enough) or the target cannot be streamed.
     """
+    if device != CPU:
+        return Loaded(*load_within_gpu(memory, target, drafter, context, device, progress))
     shape = ModelConfig.load(target)
     if reason := obstacle(shape):
         raise TreelineError(
@@ -81,7 +90,9 @@ def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> 
         resident[number] = store.load(pieces[number]).tensor
 
     def build(index: int, parts: Sequence[Tensor]) -> Layer:
-        return FusedLayer(layouts[index].layer(parts))
+        layout = layouts[index]
+        assert isinstance(layout, BlobLayout)  # of a store made for a CPU
+        return FusedLayer(layout.layer(parts))
 
     layers: Sequence[Layer]
     if plan.streamed:

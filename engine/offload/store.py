@@ -23,9 +23,11 @@ from engine.kernels.checksum import checksum
 from engine.kernels.packed import dense_shape
 from engine.kernels.weights import Shape, block_bytes
 from engine.model.config import ModelConfig
+from engine.model.loader import gpu_type
 from engine.offload.blob import SECTOR, BlobLayout, align
 from engine.offload.direct import BLOCK, Buffer, DirectFile
-from engine.offload.header import Header, Source, Unusable
+from engine.offload.gpu_blob import GpuBlobLayout
+from engine.offload.header import KERNELS, Header, Kind, Source, Unusable
 
 READERS = 3
 TILE = 16  # outputs that lie together in the blocks of the kernels
@@ -33,11 +35,11 @@ HEAD, NORM, EMBEDDING = "head", "norm", "embedding"
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def store_path(directory: Path) -> Path:
-    """Where the store of the checkpoint `directory` is kept: in the user's cache."""
+def store_path(directory: Path, kind: Kind = "cpu") -> Path:
+    """Where the store of the checkpoint `directory` for a kind of device is kept: in the user's cache."""
     whole = directory.resolve()
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
-    return cache_directory() / "stores" / f"{whole.name}-{digest}.store"
+    return cache_directory() / "stores" / f"{whole.name}-{digest}{'' if kind == 'cpu' else f'.{kind}'}.store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +66,29 @@ class StoreLayout:
 
     config: ModelConfig
     embedding_type: str
+    kind: Kind = "cpu"
 
     @cached_property
-    def layers(self) -> tuple[BlobLayout, ...]:
+    def layers(self) -> tuple[BlobLayout, ...] | tuple[GpuBlobLayout, ...]:
         """The layout of every layer. Raises TreelineError for a model that cannot be streamed."""
-        return tuple(BlobLayout.of(self.config, index) for index in range(self.config.num_hidden_layers))
+        numbers = range(self.config.num_hidden_layers)
+        if self.kind == "cpu":
+            return tuple(BlobLayout.of(self.config, index) for index in numbers)
+        return tuple(GpuBlobLayout.of(self.config, index, self.gpu_type) for index in numbers)
+
+    @property
+    def gpu_type(self) -> torch.dtype:
+        """Of a GPU's activations and dense weights."""
+        return gpu_type(self.config, inexact=True) or torch.float16
 
     @property
     def head(self) -> Shape:
-        """The output projection: 8 bits."""
+        """The output projection on a CPU: 8 bits."""
         return dense_shape(self.config.vocab_size, self.config.hidden_size)
 
     @cached_property
     def head_pieces(self) -> tuple[Shape, ...]:
-        """The output projection cut by its outputs, so that no piece is larger than the largest one of a layer."""
+        """It cut by its outputs, so that no piece is larger than the largest one of a layer."""
         tiles, largest = -(-self.head.out_features // TILE), max(max(layout.sizes) for layout in self.layers)
         count = min(tiles, -(-block_bytes(self.head) // largest))
         rows = -(-tiles // count) * TILE
@@ -93,14 +104,20 @@ class StoreLayout:
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Bytes of the pieces of every part by name, in the order of the file."""
         layers = {layer_name(index): layout.sizes for index, layout in enumerate(self.layers)}
-        head = tuple(align(block_bytes(shape), SECTOR) for shape in self.head_pieces)
+        head = tuple(align(size, SECTOR) for size in self._head_sizes())
         norm, embedding = align(4 * self.config.hidden_size, SECTOR), align(self.embedding_bytes, SECTOR)
         return {**layers, HEAD: head, NORM: (norm,), EMBEDDING: (embedding,)}
 
     @property
     def pass_sizes(self) -> tuple[int, ...]:
-        """Bytes of the pieces that a pass goes through, in its order: of the layers, then of the output projection."""
-        return tuple(size for name, sizes in self.sizes.items() if name not in (NORM, EMBEDDING) for size in sizes)
+        """Bytes of the pieces that may be streamed, in the order of a pass: layers; on a CPU, the output projection."""
+        resident = (NORM, EMBEDDING) if self.kind == "cpu" else (HEAD, NORM, EMBEDDING)
+        return tuple(size for name, sizes in self.sizes.items() if name not in resident for size in sizes)
+
+    def _head_sizes(self) -> tuple[int, ...]:
+        if self.kind == "cpu":
+            return tuple(block_bytes(shape) for shape in self.head_pieces)
+        return (self.config.vocab_size * self.config.hidden_size * self.gpu_type.itemsize,)
 
     @cached_property
     def blocks(self) -> int:
@@ -128,13 +145,13 @@ def layer_name(index: int) -> str:
 class Store:
     """A store opened for reading. Blocks are checked against their checksums when they are first read."""
 
-    def __init__(self, path: Path, directory: Path, config: ModelConfig) -> None:
+    def __init__(self, path: Path, directory: Path, config: ModelConfig, kind: Kind = "cpu") -> None:
         """Open the store `path` of the checkpoint `directory`. Raises Unusable; reads no more than the header."""
-        header = Header.read(path)
+        header = Header.read(path, KERNELS[kind])
         if reason := Source.of(directory).differs(header.source):
             raise Unusable(reason)
         self.path = path
-        self.layout = StoreLayout(config, header.embedding_type)
+        self.layout = StoreLayout(config, header.embedding_type, kind)
         self.parts = self.layout.parts(len(header.encode()))
         size, wanted = path.stat().st_size, max(piece.offset + piece.size for piece in self.pieces)
         if len(header.checksums) != self.layout.blocks or size != wanted:

@@ -48,7 +48,7 @@ class Ring:
         self._pieces = pieces
         size = max(piece.size for piece in pieces)
         self._buffers = [Buffer(size) for _ in range(slots)]
-        self.slots = [buffer.tensor for buffer in self._buffers]
+        self.slots: Sequence[Tensor] = [buffer.tensor for buffer in self._buffers]
         self._taken = 0  # number of the next read to be taken
         self._next = (0, 0)  # number and block that a reader does next
         self._left = {0: pieces[0].blocks}  # blocks that are not there yet, by number, from `_taken` to `_next`
@@ -60,6 +60,11 @@ class Ring:
         self._threads = [threading.Thread(target=self._serve, name="reader", daemon=True) for _ in range(readers)]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def reader(self) -> Ring:
+        """See Feed."""
+        return self
 
     def take(self, count: int = 1) -> tuple[int, ...]:
         """Wait for the next `count` pieces, no more than there are slots, and return their slots.
@@ -146,9 +151,15 @@ class Ring:
 class Feed(Protocol):
     """What brings the streamed pieces, in the order of the pass and round again: a Ring, or one behind it on a GPU."""
 
-    slots: list[Tensor]
-    bytes_read: int
-    trace: Trace | None
+    @property
+    def slots(self) -> Sequence[Tensor]:
+        """Where pieces lie, in the memory of what computes."""
+        ...
+
+    @property
+    def reader(self) -> Ring | None:
+        """What reads from disk."""
+        ...
 
     def take(self, count: int = 1) -> tuple[int, ...]:
         """See Ring."""
@@ -247,12 +258,14 @@ class StreamedLayers(Sequence[Layer]):
 
     def record(self, trace: Trace | None) -> None:
         """Call `trace` with everything that happens from now on, from several threads."""
-        self.trace = self.feed.trace = trace
+        self.trace = trace
+        if self.feed.reader:
+            self.feed.reader.trace = trace
 
     @property
     def bytes_read(self) -> int:
         """By the readers so far."""
-        return self.feed.bytes_read
+        return self.feed.reader.bytes_read if self.feed.reader else 0
 
     def close(self) -> None:
         """Stop reading; the layers cannot be used any more."""

@@ -82,7 +82,7 @@ def load_on_device(
 ) -> Transformer:
     """Load the target of `store`, made for a GPU, as `plan` says. Raises TreelineError for a damaged store."""
     config, layouts = store.layout.config, store.layout.layers
-    rope = rope_table(config, plan.context).to(device)
+    rope, head, norm = rope_table(config, plan.context).to(device), _head(store, device), store.norm().to(device)
     resident: dict[int, Tensor] = {}
     kept: dict[int, Tensor] = {}
     for number, piece in enumerate(store.pass_pieces):
@@ -106,8 +106,8 @@ def load_on_device(
         config=config,
         embedding=store.embedding(),
         layers=layers,
-        norm=store.norm().to(device),
-        head=_head(store, device),
+        norm=norm,
+        head=head,
         rope=rope,
         dtype=torch.float32,
         streamed=bool(plan.streamed),

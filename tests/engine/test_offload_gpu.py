@@ -1,9 +1,8 @@
-"""Streaming to a GPU, with the CPU as the device: layers in every tier compute the same, and copies keep their order."""
+"""Streaming to a GPU, with the CPU as the device: every layer is itself in every tier, and copies keep their order."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import random
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -24,7 +23,9 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import Cancelled, TreelineError
 from engine.kernels import copies as copies_module
+from engine.kernels import reference
 from engine.kernels.copies import CudaCopies, Mark, PlainCopies
+from engine.kernels.cuda import DenseLinear, GpuHead, GpuLayer, Int4Linear
 from engine.model import loader
 from engine.model.loader import LoadOptions, load_transformer
 from engine.model.transformer import DeviceLayer, Transformer
@@ -36,10 +37,19 @@ from engine.offload.planner import Plan
 from engine.offload.repack import open_store
 from engine.offload.store import Store, store_path
 from engine.offload.stream import StreamedLayers
+from tests.engine.awq_checkpoints import write_packed
+from tests.engine.checkpoints import qwen2
 from tests.engine.offload_stores import LAYERS, logits, same, use_small_blocks, write_target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def triton_anywhere() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "runs_triton", lambda device: True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +57,51 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         use_small_blocks(patch)
         patch.setenv("TREELINE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(loader, "runs_triton", lambda device: True)
         yield write_target(tmp_path_factory.mktemp("target"))
 
 
-@pytest.fixture(scope="module")
-def expected(target: Path) -> Tensor:
-    whole = load_transformer(target, LoadOptions())
-    assert isinstance(whole.layers[0], DeviceLayer)
-    whole.recordings = None
-    return logits(whole)
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels in which every byte of a layer counts, and the interpreter takes no time."""
+
+    def layer(self: GpuLayer, hidden: Tensor, *_: object) -> None:
+        weights = self.weights
+        for part in (*weights_of(self), weights.input_norm, weights.post_attention_norm):
+            data = part.contiguous().view(torch.uint8).flatten().double()
+            digest = data @ torch.arange(1, len(data) + 1, dtype=torch.float64).remainder(251)
+            columns = torch.arange(1, hidden.shape[1] + 1, dtype=torch.float64)
+            hidden.mul_(0.75).add_((columns * digest.remainder(97)).sin().float())
+
+    def head(self: GpuHead, x: Tensor, norm: Tensor, eps: float) -> Tensor:
+        return reference.rms_norm(x, norm, eps) @ self.linear.weight.float().T
+
+    monkeypatch.setattr(GpuLayer, "__call__", layer)
+    monkeypatch.setattr(GpuHead, "__call__", head)
+
+
+def weights_of(layer: GpuLayer) -> Iterator[Tensor]:
+    weights = layer.weights
+    for linear in (weights.qkv, weights.output, weights.gate_up, weights.down):
+        yield linear.buffer if isinstance(linear, Int4Linear) else linear.weight
+        if isinstance(linear, DenseLinear) and linear.bias is not None:
+            yield linear.bias
+
+
+def whole(directory: Path) -> Transformer:
+    """As it is loaded where it fits, in the GPU's kernels."""
+    model = load_transformer(directory, LoadOptions())
+    assert isinstance(model.layers[0], DeviceLayer)
+    model.recordings = None
+    return model
+
+
+@pytest.fixture
+def expected(target: Path, plain_kernels: None) -> Tensor:
+    return logits(whole(target))
 
 
 @contextmanager
-def placed(
-    directory: Path, tiers: str, slots: int = 3, copies: PlainCopies | None = None
-) -> Iterator[Transformer]:
+def placed(directory: Path, tiers: str, slots: int = 3, copies: PlainCopies | None = None) -> Iterator[Transformer]:
     """The target with a letter for each layer: d for the device, h for the host's memory, s for the disk's store."""
     store = open_store(directory, kind="cuda")
     device, host = (tuple(i for i, tier in enumerate(tiers) if tier == letter) for letter in "dh")
@@ -90,21 +129,34 @@ def test_every_layer_computes_the_same_in_every_tier(target: Path, expected: Ten
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("dense", [(), (1,)])
+@pytest.mark.usefixtures("plain_kernels")
 def test_layers_may_have_biases_and_be_dense(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, dense: tuple[int, ...]
 ) -> None:
     use_small_blocks(monkeypatch)
     monkeypatch.setenv("TREELINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loader, "runs_triton", lambda device: True)
     directory = write_target(tmp_path / "target", family, dense)
-    whole = load_transformer(directory, LoadOptions())
-    whole.recordings = None
-    wanted = logits(whole)
+    wanted = logits(whole(directory))
     with placed(directory, "hsdhs") as model:
         assert same(model, wanted)
 
 
-@settings(max_examples=8)
+def test_the_kernels_themselves_find_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Triton's interpreter, which is slow: a tiny model, each of whose layers comes from another tier."""
+    monkeypatch.setenv("TREELINE_CACHE", str(tmp_path / "cache"))
+    config = qwen2(num_hidden_layers=3, hidden_size=64, intermediate_size=64, vocab_size=64, num_attention_heads=2,
+                   num_key_value_heads=1)  # fmt: skip
+    directory = tmp_path / "target"
+    write_packed(directory, config, 32, {}, lambda _: True)
+
+    def one(model: Transformer) -> Tensor:
+        return model.forward([3], [-1], model.new_cache(4), slice(None))
+
+    with placed(directory, "hsd") as model:
+        assert torch.equal(one(model), one(whole(directory)))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])  # kernels may stay plain
 @given(tiers=st.text("dhs", min_size=LAYERS, max_size=LAYERS), stops=st.lists(st.integers(0, LAYERS - 1), max_size=3))
 def test_a_cancelled_pass_leaves_a_right_next_one(target: Path, expected: Tensor, tiers: str, stops: list[int]) -> None:
     with placed(target, tiers) as model:
@@ -127,11 +179,14 @@ def test_a_read_error_ends_the_pass_and_a_mended_disk_the_errors(
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return read(handle, buffers, offset)
 
+        def passes(count: int) -> None:
+            for _ in range(count):
+                logits(model)
+
         monkeypatch.setattr(direct.os, "preadv", preadv)
         for _ in range(3):
             with pytest.raises(TreelineError, match=r"cannot read .*\.cuda\.store at offset \d+: Input/output error"):
-                for _ in range(5):  # the first passes may find in the rings what they need
-                    logits(model)
+                passes(5)  # the first ones may find in the rings what they need
         broken = range(0)
         assert same(model, expected)
 
@@ -155,24 +210,29 @@ def test_a_budget_is_shared_between_device_host_and_disk(
     with pytest.raises(TreelineError, match="it needs at least") as refused:
         load_within_gpu(1, target, None, 128, CPU)
     least = int(str(refused.value).split("at least ")[1].split()[0]) * 2**20
-    monkeypatch.setattr(gpu_load, "make_plan", tight(gpu_load.make_plan))
-    for host, on_host in ((0, 0), (5 * 2**21, 2), (2**30, 4)):  # of 4 layers that do not fit, of 2 MiB each
-        monkeypatch.setattr(gpu_load, "available_memory", lambda host=host: gpu_load.HOST_SPARE + 6 * 2**20 + host)
+    for host, on_host in ((0, 0), (5 * 2**20, 2), (2**30, 4)):  # of 4 layers that do not fit, of 2 MiB each
+        ring = 3 * open_store(target, kind="cuda").layer(0)[0].size
+        free = gpu_load.HOST_SPARE + ring + host
+        monkeypatch.setattr(gpu_load, "available_memory", lambda free=free: free)
         model, drafter, plan = load_within_gpu(least + 2**21, target, None, 128, CPU)
         assert drafter is None
-        assert (len(plan.resident), len(plan.host)) == (1, min(on_host, 4)), plan
+        assert (len(plan.resident), len(plan.host)) == (1, on_host), plan
         assert isinstance(model.layers, StreamedLayers)
         assert same(model, expected)
         model.layers.close()
 
 
-def tight(make_plan: Callable[..., Plan]) -> Callable[..., Plan]:
-    """These layers are so small that a ring for three of them has room for all but two; let it be for one."""
+def test_a_full_gpu_is_said_and_leaves_no_thread(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def plan(demand: object, memory: int, *rest: object) -> Plan:
-        return make_plan(demand, memory, *rest)
-
-    return plan
+    before = set(threading.enumerate())
+    monkeypatch.setattr(gpu_load, "_head", full)
+    with pytest.raises(
+        TreelineError, match=r"the GPU's memory is full: .* was to take 3\.0 GiB of it; close what else"
+    ):
+        load_within_gpu(3 * 2**30, target, None, 128, CPU)
+    assert set(threading.enumerate()) == before
 
 
 def test_the_engine_streams_to_a_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -197,7 +257,7 @@ class Refusing:
     def __init__(self, granted: int) -> None:
         self.granted, self.pinned = granted, set[int]()
 
-    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
         assert size > 0
         assert flags == 0
         if len(self.pinned) >= self.granted:
@@ -205,7 +265,7 @@ class Refusing:
         self.pinned.add(address)
         return 0
 
-    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+    def cudaHostUnregister(self, address: int) -> int:
         self.pinned.remove(address)
         return 0
 
@@ -390,7 +450,11 @@ def test_closing_ends_the_thread_and_who_waits_for_it() -> None:
     ring.close()
     assert set(threading.enumerate()) == before
     ring.give_back()
-    with pytest.raises(TreelineError, match="closed"):
-        for _ in itertools.repeat(None, 3):
+
+    def take_all() -> None:
+        for _ in range(3):  # what is there already may be taken
             ring.take()
             ring.give_back()
+
+    with pytest.raises(TreelineError, match="closed"):
+        take_all()

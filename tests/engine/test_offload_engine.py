@@ -146,7 +146,7 @@ def test_plan_predicts_for_a_card(capfd: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capfd.readouterr().out)
     assert answer["measured"] is False
     assert answer["plan"]["streamed"] + len(answer["plan"]["resident"]) == 80
-    assert answer["passes"][0]["seconds"] == pytest.approx(0.7, rel=0.05)
+    assert answer["passes"][0]["seconds"] == pytest.approx(0.68, rel=0.05)
     assert main(["plan", "--model-shape", "llama-3.1-70b", "--gpu", "rtx4090"]) == 0
     assert "predicted from data sheets, not measured" in " ".join(capfd.readouterr().out.split())
 

@@ -116,15 +116,15 @@ def test_advice_names_what_helps_and_nothing_else() -> None:
 
 
 def test_the_published_shapes_have_their_published_sizes() -> None:
-    """AWQ's own layout takes 444,563,456 bytes a layer; ours has a cache line for 16 columns' scales and zeros."""
+    """AWQ's own layout takes 444,563,456 bytes a layer; a GPU's layout here pads it to whole cache lines and pages."""
     layers = gpu_demand(LLAMA_70B, None).pieces
     assert len(layers) == 80
-    assert layers[0] == pytest.approx(444_563_456, rel=0.025)
+    assert layers[0] == pytest.approx(444_563_456, rel=1e-3)
     assert gpu_demand(LLAMA_70B, None).per_token == 327_680
     assert cpu_demand(LLAMA_8B, None).per_token == pytest.approx(131_072, rel=0.01)
 
 
-@pytest.mark.parametrize(("gpu", "resident"), [("rtx4090", 41), ("rtx4080s", 21), ("rtx4070ti", 12), ("rtx5090", 60)])
+@pytest.mark.parametrize(("gpu", "resident"), [("rtx4090", 42), ("rtx4080s", 23), ("rtx4070ti", 13), ("rtx5090", 62)])
 def test_graphics_cards_hold_what_arithmetic_says(gpu: str, resident: int) -> None:
     demand = gpu_demand(LLAMA_70B, find_shape("codedrafter-500m"))
     plan = make_plan(demand, find_gpu(gpu).memory, None, 131072, host=64 * GIB)

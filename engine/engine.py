@@ -22,7 +22,7 @@ from engine.kernels.device import pick_device
 from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
-from engine.offload.demand import CUDA_CONTEXT, resident_bytes
+from engine.offload.demand import GPU_CONTEXT, resident_bytes
 from engine.offload.load import load_within
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
@@ -302,7 +302,7 @@ def _fits(config: EngineConfig, pair: Pair, device: torch.device) -> bool:
         return True
     directories = [directory for directory in (pair.target, pair.drafter) if directory]
     needed = sum(footprint(directory, config.context_length) for directory in directories)
-    held = resident_bytes() if device.type == "cpu" else CUDA_CONTEXT
+    held = resident_bytes() if device.type == "cpu" else GPU_CONTEXT
     return held + needed <= config.memory
 
 

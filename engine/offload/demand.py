@@ -21,7 +21,7 @@ PREFILL_ROWS = 512  # of a pass that reads the prompt
 TREE_ROWS = 72  # of a pass that checks a tree: positions of the KV cache beyond the context, and rows of logits
 PROCESS = 260 * MIB  # an interpreter with torch and a small tokenizer, measured on Linux with torch 2.13
 PER_TOKEN_OF_VOCABULARY = 1200  # bytes of the tokenizer and of the table of its tokens
-CUDA_CONTEXT = 600 * MIB  # libraries, kernels and workspaces on a GPU
+GPU_CONTEXT = 600 * MIB  # libraries, kernels and workspaces on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def cpu_demand(
 def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
     """Of a target of shape `config` on a GPU: int4 layers, all else float16; the embedding stays with the host."""
     fixed = [
-        ("CUDA", CUDA_CONTEXT),
+        ("CUDA", GPU_CONTEXT),
         ("output projection", 2 * config.vocab_size * config.hidden_size),
         ("activations", _activations(config)),
     ]

@@ -15,6 +15,7 @@ from engine.engine import Engine, LoadProgress, check_vocabularies
 from engine.errors import TreelineError
 from engine.hub import resolve_pair
 from engine.kernels import cpu
+from engine.model.config import ModelConfig
 from engine.model.transformer import Transformer
 from engine.offload.load import Loaded, load_within
 from engine.offload.measure import MIB, READ_SHAPES, ReadShape, compute_seconds, interpolated, read_bandwidth
@@ -55,8 +56,7 @@ class PassFigures:
 class OffloadReport:
     """All that the benchmark found. `timeline`: of one completion's steps, its events since the first, in seconds."""
 
-    layers: int
-    resident: int
+    resident_bytes: int
     streamed_bytes: int
     context: int
     read_shapes: dict[str, float]
@@ -96,27 +96,39 @@ class Account:
 '''
 
 
-def load(config: EngineConfig, progress: LoadProgress | None) -> tuple[Engine, Loaded]:
-    """Load the pair of `config` within its memory, as Engine.load does where not all fits. Raises TreelineError."""
+def load(config: EngineConfig, progress: LoadProgress | None) -> tuple[Engine, Loaded, dict[int, float]]:
+    """Load the pair of `config` within its memory, as Engine.load does where not all fits. Raises TreelineError.
+
+    Also returns the seconds of computing alone by rows: measured before, because it takes memory that is given back.
+    """
     pair = resolve_pair(config)
+    cpu.use_threads(config.threads, native_only=True)
+    compute = compute_seconds(ModelConfig.load(pair.target), ROWS)
+    cpu.use_threads(config.threads)
     tokenizer = Tokenizer.load(pair.target)
     if pair.drafter:
         check_vocabularies(pair.drafter, tokenizer)
     loaded = load_within(config.memory or 0, pair.target, pair.drafter, config.context_length, progress)
     cpu.use_threads(config.threads, native_only=True)
     layout = choose_layout(tokenizer, config.layout)
-    return Engine(loaded.target, loaded.drafter, tokenizer, layout, config.budget), loaded
+    return Engine(loaded.target, loaded.drafter, tokenizer, layout, config.budget), loaded, compute
 
 
 def bench_offload(
-    engine: Engine, loaded: Loaded, request: CompletionRequest, rounds: int, progress: Callable[[str], None]
+    engine: Engine,
+    loaded: Loaded,
+    compute: dict[int, float],
+    request: CompletionRequest,
+    rounds: int,
+    progress: Callable[[str], None],
 ) -> OffloadReport:
-    """Measure the target of `loaded`, which `engine` runs. Raises TreelineError if none of its layers is streamed."""
+    """Measure the target of `loaded`, which `engine` runs. Raises TreelineError if none of its weights is streamed.
+
+    `compute`: seconds of computing alone.
+    """
     layers, plan = loaded.target.layers, loaded.plan
     if not isinstance(layers, StreamedLayers):
         raise TreelineError("nothing is streamed: all layers fit into the memory that is allowed; allow less")
-    progress("computing alone")
-    compute = compute_seconds(loaded.target.config, ROWS)
     raw: list[Raw] = []
     timed: dict[int, list[tuple[float, Raw, Raw]]] = {rows: [] for rows in ROWS}  # the disk before and after
     for number in range(rounds):
@@ -135,8 +147,7 @@ def bench_offload(
     progress("completing")
     completion, text, events = _complete(engine, layers, request)
     return OffloadReport(
-        layers=len(layers),
-        resident=len(plan.resident),
+        resident_bytes=plan.resident_bytes,
         streamed_bytes=plan.streamed_bytes,
         context=plan.context,
         read_shapes={str(shape): bandwidth for shape, bandwidth in shapes.items()},
@@ -153,7 +164,7 @@ def bench_offload(
 
 def _raw(store: Store) -> Raw:
     """Measure every read shape once, at the head of the store. Raises TreelineError if the store is too small."""
-    start, size = store.layer(0).offset, store.path.stat().st_size
+    start, size = store.pieces[0].offset, store.path.stat().st_size
     if start + RAW_BYTES > size:
         raise TreelineError(f"{store.path} is too small to measure the disk with: {RAW_BYTES // MIB} MiB are needed")
     return {shape: read_bandwidth(store.file, shape, start, start + RAW_BYTES) for shape in READ_SHAPES}

@@ -118,10 +118,10 @@ def repack(
     directory = resolve(model)
     with loading_bar() as progress:
         store = open_store(directory, progress, consume_source)
-        for number, part in enumerate(store.parts.values()):
+        for number, piece in enumerate(store.pieces):
             if progress:
-                progress("checking", number, len(store.parts))
-            store.check(part)
+                progress("checking", number, len(store.pieces))
+            store.check(piece)
     typer.echo(str(store.path))
     return 0
 
@@ -150,9 +150,9 @@ def bench_offload(
 
     text = bench.PROMPT if prompt is None else prompt.read_text(encoding="utf-8")
     with loading_bar() as progress:
-        engine, loaded = bench.load(settings, progress)
+        engine, loaded, compute = bench.load(settings, progress)
     with counting_bar("measuring", rounds * len(bench.ROWS) + 2) as progress:
-        answer = bench.bench_offload(engine, loaded, bench.default_request(text, max_tokens), rounds, progress)
+        answer = bench.bench_offload(engine, loaded, compute, bench.default_request(text, max_tokens), rounds, progress)
     engine.close()
     if as_json:
         write_json(asdict(answer))
@@ -193,10 +193,10 @@ def _print_plan(report: PlanReport) -> None:
     memory.add_row("allowed", f"{shown.memory / 2**20:,.0f}")
     memory.add_row("least that works", f"{shown.least / 2**20:,.0f}")
     console.print(memory)
-    from_disk = len(shown.streamed) - len(shown.host)
     console.print(
-        f"{len(shown.layers)} layers: {len(shown.resident)} resident, {len(shown.host)} from host memory,"
-        f" {from_disk} from disk; {shown.streamed_bytes / 1e9:.2f} GB streamed per pass; context {shown.context}",
+        f"{sum(shown.pieces) / 1e9:.2f} GB of weights: {shown.resident_bytes / 1e9:.2f} resident,"
+        f" {shown.host_bytes / 1e9:.2f} from host memory, {shown.disk_bytes / 1e9:.2f} from disk;"
+        f" {shown.streamed_bytes / 1e9:.2f} GB streamed per pass; context {shown.context}",
         highlight=False,
     )
     link = f", link {report.link / 1e9:.1f} GB/s" if report.link else ""
@@ -221,7 +221,7 @@ def _print_bench(report: OffloadReport) -> None:
 
     console = Console()
     console.print(
-        f"{report.resident} of {report.layers} layers resident, {report.streamed_bytes / 1e9:.2f} GB streamed per"
+        f"{report.resident_bytes / 1e9:.2f} GB of weights resident, {report.streamed_bytes / 1e9:.2f} GB streamed per"
         f" pass, context {report.context}; memory {report.memory / 2**20:.0f} MiB,"
         f" peak {report.peak_rss_bytes / 2**20:.0f} MiB",
         highlight=False,

@@ -23,7 +23,7 @@ from engine.kernels.device import pick_device
 from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
-from engine.offload.demand import resident_bytes
+from engine.offload.demand import GPU_CONTEXT, resident_bytes
 from engine.offload.load import load_within
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
@@ -104,7 +104,7 @@ class Engine:
         layout = choose_layout(tokenizer, config.layout)
         if pair.drafter:
             check_vocabularies(pair.drafter, tokenizer)
-        if _fits(config, pair):
+        if _fits(config, pair, device):
             options = LoadOptions(device, dtype, context=config.context_length)
             target = load_transformer(pair.target, options, _phase(progress, "target"))
             drafter = None
@@ -313,25 +313,29 @@ def _peak_rss() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _fits(config: EngineConfig, pair: Pair) -> bool:
-    """Whether the pair can be held whole: its files and its caches for the longest context, beside what is held now."""
+def _fits(config: EngineConfig, pair: Pair, device: torch.device) -> bool:
+    """Whether the pair can be held whole: its files and its caches for the longest context, beside what is held now.
+
+    On a GPU the limit is one of its memory, of which nothing is held yet but what every process takes there.
+    """
     if config.memory is None:
         return True
     directories = [directory for directory in (pair.target, pair.drafter) if directory]
     needed = sum(footprint(directory, config.context_length) for directory in directories)
-    return resident_bytes() + needed <= config.memory
+    held = resident_bytes() if device.type == "cpu" else GPU_CONTEXT
+    return held + needed <= config.memory
 
 
 def _load_within(
     config: EngineConfig, pair: Pair, device: torch.device, progress: LoadProgress | None
 ) -> tuple[Transformer, Transformer | None]:
     memory = config.memory or 0
-    if device.type != "cpu" or config.dtype != "auto":
+    if config.dtype != "auto":
         raise TreelineError(
             f"the models and their caches need more than the {memory / 2**20:.0f} MiB that memory allows, and weights"
-            " are streamed on the CPU with dtype auto only: allow more, or choose a smaller model or context_length"
+            " are streamed with dtype auto only: allow more, or choose a smaller model or context_length"
         )
-    loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress)
+    loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress, device)
     return loaded.target, loaded.drafter
 
 

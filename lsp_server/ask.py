@@ -22,6 +22,11 @@ class Engine(Streaming, Protocol):
         ...
 
     @property
+    def tells_branches(self) -> bool:
+        """See EngineClient."""
+        ...
+
+    @property
     def state(self) -> EngineState:
         """See EngineClient."""
         ...

@@ -156,7 +156,7 @@ class Completer:
         self.last = generation
         items = [item]
         if ask.invoked and shown.complete:
-            items += await self._others(hit, item, ask)
+            await self._add_others(items, hit, ask)
         if shown.complete:
             self._prefetch(shown, hit, ask)
         return Answer(ask.outcome(kind, "" if shown.complete else "more to come", len(item.text)), tuple(items))
@@ -179,34 +179,46 @@ class Completer:
             return ask.outcome("declined", "the drafter is not sure of what comes")
         return ask.outcome("nothing", shown.reason or "all of it has been typed")
 
-    async def _others(self, hit: Hit, first: Item, ask: Ask) -> list[Item]:
-        """Return other ways to go on from here, for an explicit request: what the tree has verified, then continued."""
-        items = [first]
-        for text in list(hit.generation.others) or await self._other_texts(hit, ask):
-            if len(items) == self.options.max_candidates:
-                break
-            other = hit.generation.others.get(text)
-            if other is None or other.broken:
-                other = self._generate(ask, hit.generation.view, hit.typed, text, keep=False)
-                hit.generation.others[text] = other
-            shown = await self._worth_showing(other, len(hit.typed))
-            if not other.done:
-                other.enough = shown.complete
-                other.cancel()
-            item = _item(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
-            if item is not None and item.text not in [each.text for each in items]:
-                items.append(item)
-        return items[1:]
+    async def _add_others(self, items: list[Item], hit: Hit, ask: Ask) -> None:
+        """Add other ways to go on from here, for an explicit request: what the tree has verified, then continued.
+
+        Those that are not there by the deadline are left out.
+        """
+        seconds = ask.watch.began + self.options.deadline_ms / 1000 - time.perf_counter()
+        try:
+            async with asyncio.timeout(max(seconds, 0.0)):
+                for text in list(hit.generation.others) or await self._other_texts(hit, ask):
+                    if len(items) == self.options.max_candidates:
+                        break
+                    item = await self._other(text, hit, ask)
+                    if item is not None and item.text not in [each.text for each in items]:
+                        items.append(item)
+        except TimeoutError:
+            return
+
+    async def _other(self, text: str, hit: Hit, ask: Ask) -> Item | None:
+        """Return what a hit becomes if it begins with `text`."""
+        other = hit.generation.others.get(text)
+        if other is None or other.broken:
+            other = self._generate(ask, hit.generation.view, hit.typed, text, keep=False)
+            hit.generation.others[text] = other
+        shown = await self._worth_showing(other, len(hit.typed))
+        if not other.done:
+            other.enough = shown.complete
+            other.cancel()
+        return _item(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
 
     async def _other_texts(self, hit: Hit, ask: Ask) -> list[str]:
         """Return how else the text of a hit may begin, the likeliest first; look again where too few are known."""
         origin, typed = hit.generation, len(hit.typed)
         line = typed + len(origin.text[typed:].split("\n")[0])
         texts = _branching(origin.text, origin.branches, typed, line)
-        if len(texts) + 1 < self.options.max_candidates:
+        if len(texts) + 1 < self.options.max_candidates and self._engine.tells_branches:
             again = self._generate(ask, keep=False, budget=SURVEY_NODES)
-            await self._worth_showing(again, 0)
-            again.cancel()
+            try:
+                await self._worth_showing(again, 0)
+            finally:
+                again.cancel()
             found = _branching(again.text, again.branches, 0, line - typed)
             texts += [hit.typed + text for text in found]
         return list(dict.fromkeys(text for text in texts if not origin.text.startswith(text)))

@@ -63,6 +63,11 @@ class EngineClient:
             self.connect()
         return self.state.kind == "ready"
 
+    @property
+    def tells_branches(self) -> bool:
+        """Whether it says what was verified beside a completion; other servers do not."""
+        return not isinstance(self._backend, _Remote)
+
     def connect(self) -> None:
         """Find the engine, or start it, in the background; the state tells how that goes."""
         if self._connecting is None or self._connecting.done():

@@ -8,7 +8,8 @@ from __future__ import annotations
 from engine.kernels.gpu.cache import GpuCache
 from engine.kernels.gpu.graph import Recordings, Stack
 from engine.kernels.gpu.layer import GpuHead, GpuLayer, GpuWeights
-from engine.kernels.gpu.linear import DenseLinear, Int4Layout, Int4Linear, join
+from engine.kernels.gpu.layout import Int4Layout
+from engine.kernels.gpu.linear import DenseLinear, Int4Linear, join
 from engine.kernels.gpu.state import PassRows, PassState
 
 __all__ = [

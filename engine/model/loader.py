@@ -54,10 +54,10 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
     config = ModelConfig.load(directory)
     checkpoint = Checkpoint.open(directory)
     quantised = config.awq is not None or options.guesses
-    gpu_type = _gpu_type(config, quantised) if options.dtype is None and runs_triton(options.device) else None
-    packed = options.dtype is None and options.device.type == "cpu" and quantised and not gpu_type
-    dtype = torch.float32 if packed or gpu_type else options.dtype or config.dtype
-    loader = LinearLoader(checkpoint, config, dtype, options.device, packed, gpu_type)
+    narrow = gpu_type(config, quantised) if options.dtype is None and runs_triton(options.device) else None
+    packed = options.dtype is None and options.device.type == "cpu" and quantised and not narrow
+    dtype = torch.float32 if packed or narrow else options.dtype or config.dtype
+    loader = LinearLoader(checkpoint, config, dtype, options.device, packed, narrow)
     positions = min(config.max_position_embeddings, options.context or config.max_position_embeddings)
     with memory_explained(f"{directory} needs {checkpoint.bytes() / 2**30:.1f} GiB"):
         rope = rope_table(config, positions).to(options.device)
@@ -71,12 +71,12 @@ def load_transformer(directory: Path, options: LoadOptions, progress: Progress |
             rope=rope,
             dtype=dtype,
         )
-        if gpu_type:
+        if narrow:
             model.recordings = _recordings(model)
     return model
 
 
-def _gpu_type(config: ModelConfig, inexact: bool) -> torch.dtype | None:
+def gpu_type(config: ModelConfig, inexact: bool) -> torch.dtype | None:
     """Return the type of activations in a GPU's kernels: the checkpoint's if it has 16 bits; None: not for them.
 
     A float32 checkpoint may be rounded to float16 where it is `inexact` as it is.
@@ -131,10 +131,15 @@ def _gpu_layers(loader: LinearLoader, rope: Tensor, progress: Progress | None) -
     """Return every layer in a GPU's kernels; empty where they are not used."""
     layers: list[Layer] = []
     for index in range(loader.config.num_hidden_layers if loader.gpu_type else 0):
-        layers.append(_gpu_layer(_layer(loader, index), rope))
+        layers.append(load_gpu_layer(loader, index, rope))
         if progress:
             progress(index + 1, loader.config.num_hidden_layers)
     return layers
+
+
+def load_gpu_layer(loader: LinearLoader, index: int, rope: Tensor) -> DeviceLayer:
+    """Load a decoder layer for a GPU's kernels. Raises TreelineError naming the file and tensor at fault."""
+    return _gpu_layer(_layer(loader, index), rope)
 
 
 def _gpu_layer(layer: DecoderLayer, rope: Tensor) -> DeviceLayer:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,22 +14,24 @@ from engine.kernels.weights import block_bytes
 from engine.model.config import ModelConfig
 from engine.model.loader import draft_outputs
 from engine.offload.blob import SECTOR, BlobLayout
-from engine.offload.store import HEAD, StoreLayout
+from engine.offload.store import StoreLayout
 
 MIB = 2**20
 PREFILL_ROWS = 512  # of a pass that reads the prompt
 TREE_ROWS = 72  # of a pass that checks a tree: positions of the KV cache beyond the context, and rows of logits
-COMMON_TOKENS = 4096  # rows of the embedding that text of one kind touches
 PROCESS = 260 * MIB  # an interpreter with torch and a small tokenizer, measured on Linux with torch 2.13
 PER_TOKEN_OF_VOCABULARY = 1200  # bytes of the tokenizer and of the table of its tokens
-CUDA_CONTEXT = 600 * MIB  # libraries, kernels and workspaces on a GPU
+GPU_CONTEXT = 600 * MIB  # libraries, kernels and workspaces on a GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Bytes. `layers`: each layer's weights. `fixed`: by name, whatever the plan. `per_token`: of the KV caches."""
+    """Bytes. `pieces`: of the weights, in the order of a pass. `fixed`: by name, whatever the plan.
 
-    layers: tuple[int, ...]
+    `per_token`: of the KV caches.
+    """
+
+    pieces: tuple[int, ...]
     fixed: tuple[tuple[str, int], ...]
     per_token: int
     extra_tokens: int = TREE_ROWS
@@ -45,27 +50,25 @@ def cpu_demand(
     fixed = (
         ("process", process or PROCESS + PER_TOKEN_OF_VOCABULARY * config.vocab_size),
         ("drafter", _packed_bytes(drafter) if drafter and not drafter_held else 0),
-        ("output projection", layout.sizes[HEAD]),
-        ("embedding rows in use", min(embedding, COMMON_TOKENS * max(embedding // config.vocab_size, SECTOR))),
+        ("embedding rows in use", min(embedding, PREFILL_ROWS * (embedding // config.vocab_size + SECTOR))),
         ("activations", _activations(config)),
     )
     caches = (config, drafter) if drafter else (config,)
     per_token = sum(_slot_bytes(each) + 4 * each.head_dim for each in caches)
-    return Demand(tuple(layer.size for layer in layout.layers), fixed, per_token)
+    return Demand(layout.pass_sizes, fixed, per_token)
 
 
 def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
     """Of a target of shape `config` on a GPU: int4 layers, all else float16; the embedding stays with the host."""
     fixed = [
-        ("CUDA", CUDA_CONTEXT),
+        ("CUDA", GPU_CONTEXT),
         ("output projection", 2 * config.vocab_size * config.hidden_size),
         ("activations", _activations(config)),
     ]
     if drafter:
         fixed.append(("drafter", 2 * parameters(drafter)))
     per_token = _slot_bytes(config) + (_slot_bytes(drafter) if drafter else 0)
-    layers = tuple(BlobLayout.of(config, index).size for index in range(config.num_hidden_layers))
-    return Demand(layers, tuple(fixed), per_token)
+    return Demand(StoreLayout(config, "float16", "cuda").pass_sizes, tuple(fixed), per_token)
 
 
 def parameters(config: ModelConfig) -> int:
@@ -109,3 +112,19 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return pages * 4096
+
+
+def available_memory() -> int | None:
+    """Memory of this machine that processes may still take; None where the system does not say."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def release_unused() -> None:
+    """Give memory back to the system that the C library keeps for later; what packing weights leaves is a lot."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)

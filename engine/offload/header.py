@@ -8,14 +8,18 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from engine.errors import TreelineError
 from engine.offload.blob import SECTOR, align
 
 MAGIC = b"treeline"
-FORMAT = 1
-KERNEL = "cpu-blocks-1"  # of the layout in csrc/gemm.h: another number for another layout
+FORMAT = 2
+Kind = Literal["cpu", "cuda"]
+KERNELS: dict[Kind, str] = {  # of the layouts in csrc/gemm.h and gpu/layout.py: another number for another layout
+    "cpu": "cpu-blocks-1",
+    "cuda": "gpu-planes-1",
+}
 _PREAMBLE = struct.Struct("<8sIIII")  # magic, format, bytes of the header, bytes of its JSON, CRC-32 of the rest
 
 
@@ -61,8 +65,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`checksums`: of every block of every part, in the order of the file."""
+    """`kernel`: of KERNELS. `checksums`: of every block of every part, in the order of the file."""
 
+    kernel: str
     source: Source
     embedding_type: str
     checksums: tuple[int, ...]
@@ -70,7 +75,7 @@ class Header:
     def encode(self) -> bytes:
         """As bytes, a multiple of SECTOR of them; how many depends on the number of checksums, not on their values."""
         facts = {
-            "kernel": KERNEL,
+            "kernel": self.kernel,
             "embedding_type": self.embedding_type,
             "source": self.source.facts(),
             "blocks": len(self.checksums),
@@ -82,8 +87,8 @@ class Header:
         return _PREAMBLE.pack(MAGIC, FORMAT, size, len(text), _crc(size, len(text), body)) + body
 
     @classmethod
-    def read(cls, path: Path) -> Header:
-        """Read the head of the file `path`. Raises Unusable, also when there is no such file."""
+    def read(cls, path: Path, kernel: str) -> Header:
+        """Read the head of the file `path`. Raises Unusable, also if there is none or it is for another `kernel`."""
         try:
             with path.open("rb") as file:
                 preamble = file.read(_PREAMBLE.size)
@@ -100,10 +105,10 @@ class Header:
         if _crc(size, text_size, body) != crc:
             raise Unusable("its header is damaged")
         facts = cast("dict[str, Any]", json.loads(body[:text_size]))
-        if facts["kernel"] != KERNEL:
+        if facts["kernel"] != kernel:
             raise Unusable(f"it was made for other kernels: {facts['kernel']}")
         table = struct.unpack_from(f"<{facts['blocks']}I", body, text_size)
-        return cls(Source.parse(facts["source"]), str(facts["embedding_type"]), table)
+        return cls(kernel, Source.parse(facts["source"]), str(facts["embedding_type"]), table)
 
 
 def _crc(size: int, text_size: int, body: bytes) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from engine.offload.header import FORMAT, KERNEL, Source
+from engine.offload.header import FORMAT, Source
 
 
 @dataclass(slots=True)
@@ -16,13 +16,14 @@ class Journal:
     """Which parts are finished: one line of JSON each, after a first one that says what they were made from."""
 
     path: Path
+    kernel: str
     source: Source
     embedding_type: str
     finished: dict[str, list[int]] = field(default_factory=dict[str, list[int]])  # checksums by part
 
     @classmethod
-    def read(cls, path: Path) -> Journal | None:
-        """Read what an interrupted run left, or None; a torn last line is as good as none."""
+    def read(cls, path: Path, kernel: str) -> Journal | None:
+        """Read what an interrupted run for `kernel` left, or None; a torn last line is as good as none."""
         try:
             lines = path.read_bytes().split(b"\n")[:-1]
         except OSError:
@@ -33,16 +34,16 @@ class Journal:
                 facts.append(cast("dict[str, Any]", json.loads(line)))
             except ValueError:
                 break
-        if not facts or (facts[0].get("format"), facts[0].get("kernel")) != (FORMAT, KERNEL):
+        if not facts or (facts[0].get("format"), facts[0].get("kernel")) != (FORMAT, kernel):
             return None
-        journal = cls(path, Source.parse(facts[0]["source"]), str(facts[0]["embedding_type"]))
+        journal = cls(path, kernel, Source.parse(facts[0]["source"]), str(facts[0]["embedding_type"]))
         journal.finished = {str(each["part"]): list(each["checksums"]) for each in facts[1:]}
         return journal
 
     def begin(self) -> None:
         """Start the file anew."""
         self.path.unlink(missing_ok=True)
-        facts = {"format": FORMAT, "kernel": KERNEL, "embedding_type": self.embedding_type}
+        facts = {"format": FORMAT, "kernel": self.kernel, "embedding_type": self.embedding_type}
         self._append({**facts, "source": self.source.facts()})
 
     def finish(self, part: str, checksums: list[int]) -> None:

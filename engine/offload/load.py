@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from engine.errors import TreelineError
 from engine.model.config import ModelConfig
-from engine.model.loader import LoadOptions, load_transformer, rope_table
+from engine.model.loader import CPU, LoadOptions, load_transformer, rope_table
 from engine.model.transformer import FusedLayer, Layer, Transformer
 from engine.model.weights import Checkpoint
-from engine.offload.demand import cpu_demand, resident_bytes
+from engine.offload.blob import BlobLayout
+from engine.offload.demand import cpu_demand, release_unused, resident_bytes
+from engine.offload.gpu_load import load_within_gpu
+from engine.offload.head import CutHead, StreamedHead, projection
 from engine.offload.planner import Plan, choose_context, make_plan
 from engine.offload.repack import EMBEDDING_TENSOR, obstacle, open_store
 from engine.offload.store import Store
-from engine.offload.stream import StreamedLayers
+from engine.offload.stream import Ring, StreamedLayers
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # phase, done, in all
@@ -34,13 +38,20 @@ class Loaded:
 
 
 def load_within(
-    memory: int, target: Path, drafter: Path | None, context: int | None, progress: Progress | None = None
+    memory: int,
+    target: Path,
+    drafter: Path | None,
+    context: int | None,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> Loaded:
-    """Load a pair that is to stay within `memory` bytes of this process, all of it counted.
+    """Load a pair that is to stay within `memory` bytes: of this process, all of it counted, or of a GPU.
 
     The target's store is made first where there is none. Raises TreelineError when the memory is too little (it says
     what is enough) or the target cannot be streamed.
     """
+    if device != CPU:
+        return Loaded(*load_within_gpu(memory, target, drafter, context, device, progress))
     shape = ModelConfig.load(target)
     if reason := obstacle(shape):
         raise TreelineError(
@@ -58,32 +69,49 @@ def load_within(
         draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), _layers(progress, "drafter"))
         # mapped anew: the pages of the weights that were packed meanwhile are given back
         draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
+    release_unused()
     demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
     plan = make_plan(demand, memory, tokens, most)
-    logger.info("%d of %d layers resident, %d streamed", len(plan.resident), len(plan.layers), len(plan.streamed))
+    logger.info(
+        "%d of %d pieces of the weights resident, %d streamed", len(plan.resident), len(plan.pieces), len(plan.streamed)
+    )
     return Loaded(load_planned(store, plan, progress), draft, plan)
 
 
 def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> Transformer:
     """Load the target of `store` as `plan` says. Raises TreelineError for a damaged store."""
     config, layouts = store.layout.config, store.layout.layers
-    head, norm = store.head()
-    embedding = store.embedding()
-    resident: dict[int, Layer] = {}
-    for index in plan.resident:
+    norm, embedding = store.norm(), store.embedding()
+    pieces = store.pass_pieces
+    resident: dict[int, Tensor] = {}
+    for number in plan.resident:
         if progress:
             progress("target", len(resident), len(plan.resident))
-        resident[index] = FusedLayer(layouts[index].layer(store.load(store.layer(index)).tensor))
-    streamed = StreamedLayers(store, resident, plan.slots) if plan.streamed else None
+        resident[number] = store.load(pieces[number]).tensor
+
+    def build(index: int, parts: Sequence[Tensor]) -> Layer:
+        layout = layouts[index]
+        assert isinstance(layout, BlobLayout)  # of a store made for a CPU
+        return FusedLayer(layout.layer(parts))
+
+    layers: Sequence[Layer]
+    if plan.streamed:
+        feed = Ring(store, [pieces[number] for number in plan.streamed], plan.slots)
+        layers = StreamedLayers(store, resident, feed, build)
+        head = StreamedHead(layers)
+    else:
+        whole = iter(resident[number] for number in range(len(pieces)))
+        layers = [build(index, [next(whole) for _ in layout.sizes]) for index, layout in enumerate(layouts)]
+        head = CutHead([projection(shape, next(whole)) for shape in store.layout.head_pieces])
     return Transformer(
         config=config,
         embedding=embedding,
-        layers=streamed or [resident[index] for index in range(len(layouts))],
+        layers=layers,
         norm=norm,
         head=head,
         rope=rope_table(config, plan.context),
         dtype=torch.float32,
-        streamed=streamed is not None,
+        streamed=bool(plan.streamed),
     )
 
 

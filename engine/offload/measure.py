@@ -88,11 +88,11 @@ def compute_seconds(config: ModelConfig, rows: Sequence[int] = ROWS, repeats: in
     layout = BlobLayout.of(config, config.num_hidden_layers // 2)
     count = min(config.num_hidden_layers, math.ceil(SPILL / layout.size))
     small = replace(config, num_hidden_layers=count, vocab_size=16)
-    memory = [_filled(layout.size) for _ in range(count)]
+    memory = [[_filled(size).tensor for size in layout.sizes] for _ in range(count)]
     model = Transformer(
         config=small,
         embedding=torch.zeros(16, config.hidden_size),
-        layers=[FusedLayer(layout.layer(blob.tensor)) for blob in memory],
+        layers=[FusedLayer(layout.layer(pieces)) for pieces in memory],
         norm=torch.ones(config.hidden_size),
         head=_projection(dense_shape(16, config.hidden_size)),
         rope=rope_table(small, 2 * PAST),

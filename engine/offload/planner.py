@@ -1,6 +1,8 @@
-"""Where the layers of a target go when memory is short, and how long a pass takes then.
+"""Where the weights of a target go when memory is short, and how long a pass takes then.
 
-A step of a completion drafts for d seconds and then passes over all layers. With streamed bytes B at bandwidth W, C
+They come in pieces: layers, parts of layers and of the output projection, in the order of a pass.
+
+A step of a completion drafts for d seconds and then passes over all pieces. With streamed bytes B at bandwidth W, C
 seconds of computing and a ring of S buffers of b bytes it takes max(B / W + max(0, d - S b / W), C + d) seconds:
 reading goes on while the drafter and the layers compute, but no further ahead than the ring is long.
 """
@@ -28,9 +30,9 @@ MORE_MEMORY = 4 * 2**30  # of the suggestion to allow more
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which layers stay in the memory of what computes; sizes in bytes.
+    """Which pieces stay in the memory of what computes; sizes in bytes.
 
-    `host`: layers that stay in the host's memory, for a device that has its own; all others come from disk.
+    `host`: pieces that stay in the host's memory, for a device that has its own; all others come from disk.
     """
 
     memory: int
@@ -38,19 +40,34 @@ class Plan:
     slots: int
     resident: tuple[int, ...]
     host: tuple[int, ...]
-    layers: tuple[int, ...]
+    pieces: tuple[int, ...]
     items: tuple[tuple[str, int], ...]
     least: int
 
     @property
     def streamed(self) -> tuple[int, ...]:
-        """The layers that are not resident."""
-        return tuple(sorted(set(range(len(self.layers))) - set(self.resident)))
+        """The pieces that are not resident."""
+        return tuple(sorted(set(range(len(self.pieces))) - set(self.resident)))
 
     @property
     def streamed_bytes(self) -> int:
         """Moved in each pass."""
-        return sum(self.layers[index] for index in self.streamed)
+        return sum(self.pieces[index] for index in self.streamed)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of the weights that stay."""
+        return sum(self.pieces[number] for number in self.resident)
+
+    @property
+    def host_bytes(self) -> int:
+        """Of the weights that a pass streams from the host's memory."""
+        return sum(self.pieces[number] for number in self.host)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the weights that a pass reads from disk."""
+        return self.streamed_bytes - self.host_bytes
 
     @property
     def used(self) -> int:
@@ -59,50 +76,53 @@ class Plan:
 
 
 def make_plan(demand: Demand, memory: int, context: int | None, most_context: int, host: int = 0) -> Plan:
-    """Share `memory` out: as many layers resident as fit, spread evenly between the streamed ones.
+    """Share `memory` out: as many pieces resident as fit, spread evenly between the streamed ones.
 
-    `context`: tokens, or None to choose. `host`: bytes of the host's memory for layers that the device cannot hold.
+    `context`: tokens, or None to choose. `host`: bytes of the host's memory for pieces that the device cannot hold.
     Raises TreelineError that says the least that works.
     """
     tokens = min(context or choose_context(demand, memory, most_context), most_context)
     fixed = (*demand.fixed, ("KV cache", demand.per_token * (tokens + demand.extra_tokens)), ("margin", MARGIN))
     room = memory - sum(size for _, size in fixed)
-    sizes = [align(size, HUGE_PAGE) for size in demand.layers]
-    count, ring = len(sizes), 0
-    if sum(sizes) > room:
-        ring = LEAST_SLOTS * max(sizes)
-        count = _how_many(sizes, room - ring)
+    sizes = [align(size, HUGE_PAGE) for size in demand.pieces]
     least = _least(demand, tokens)
-    if count < 0:
+    if memory < least:
         raise TreelineError(
             f"{memory / MIB:.0f} MiB of memory are too little for this model: it needs at least"
             f" {-(-least // MIB)} MiB with a context of {tokens} tokens (weights are streamed then); allow more, or"
             " choose a smaller context_length or model"
         )
-    resident = spread(count, len(sizes))
-    rest = [index for index in range(len(sizes)) if index not in set(resident)]
-    kept = _how_many([sizes[index] for index in rest], host)
-    items = (*fixed, ("layers", sum(sizes[index] for index in resident)), ("ring", ring))
+    ring = LEAST_SLOTS * max(sizes) if sum(sizes) > room else 0
+    resident = _choose(sizes, range(len(sizes)), room - ring)
+    rest = [number for number in range(len(sizes)) if number not in set(resident)]
+    items = (*fixed, ("weights", sum(sizes[number] for number in resident)), ("ring", ring))
     return Plan(
         memory,
         tokens,
         LEAST_SLOTS if ring else 0,
         resident,
-        tuple(rest[place] for place in spread(max(kept, 0), len(rest))),
-        demand.layers,
+        _choose(sizes, rest, host),
+        demand.pieces,
         items,
         least,
     )
 
 
-def spread(count: int, total: int) -> tuple[int, ...]:
-    """`count` of the numbers below `total`, at even distances."""
-    return tuple(index for index in range(total) if (index + 1) * count // total > index * count // total)
+def spread(total: int) -> list[int]:
+    """The numbers below `total` in an order of which every beginning is spread evenly: that of their bits, reversed."""
+    bits = max(total - 1, 1).bit_length()
+    return sorted(range(total), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))
 
 
-def _how_many(sizes: Sequence[int], room: int) -> int:
-    """How many layers fit, taking each for the largest; -1 if even none is too much."""
-    return -1 if room < 0 else min(len(sizes), room // max(sizes, default=1))
+def _choose(sizes: Sequence[int], numbers: Sequence[int], room: int) -> tuple[int, ...]:
+    """Of `numbers`, in ascending order, as many as fit into `room` bytes, spread evenly."""
+    chosen: list[int] = []
+    for place in spread(len(numbers)) if numbers else ():
+        room -= sizes[numbers[place]]
+        if room < 0:
+            break
+        chosen.append(numbers[place])
+    return tuple(sorted(chosen))
 
 
 def choose_context(demand: Demand, memory: int, most: int) -> int:
@@ -114,15 +134,15 @@ def choose_context(demand: Demand, memory: int, most: int) -> int:
 
 
 def _least(demand: Demand, tokens: int) -> int:
-    """Bytes without which nothing works: all layers, or a ring to stream them through, beside what is fixed."""
-    sizes = [align(size, HUGE_PAGE) for size in demand.layers]
-    layers = min(sum(sizes), LEAST_SLOTS * max(sizes))
-    return sum(size for _, size in demand.fixed) + demand.per_token * (tokens + demand.extra_tokens) + MARGIN + layers
+    """Bytes without which nothing works: all weights, or a ring to stream them through, beside what is fixed."""
+    sizes = [align(size, HUGE_PAGE) for size in demand.pieces]
+    weights = min(sum(sizes), LEAST_SLOTS * max(sizes))
+    return sum(size for _, size in demand.fixed) + demand.per_token * (tokens + demand.extra_tokens) + MARGIN + weights
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of computing all layers and the output projection for a number of rows, and bytes per second.
+    """Seconds of computing all pieces for a number of rows, and bytes per second.
 
     `link`: into the device's memory from the host's, None where they are one.
     """
@@ -136,9 +156,7 @@ class Costs:
 def stream_seconds(plan: Plan, costs: Costs) -> float:
     """Time of moving what one pass streams."""
     link = costs.link or float("inf")
-    from_host = sum(plan.layers[index] for index in plan.host)
-    from_disk = plan.streamed_bytes - from_host
-    return max(plan.streamed_bytes / link, from_disk / costs.disk)
+    return max(plan.streamed_bytes / link, plan.disk_bytes / costs.disk)
 
 
 def step_seconds(plan: Plan, costs: Costs, rows: int, draft: float = 0.0) -> float:

@@ -12,7 +12,7 @@ from engine.hub import resolve_pair
 from engine.kernels import cpu
 from engine.model.config import ModelConfig
 from engine.model.weights import Checkpoint
-from engine.offload.demand import Demand, cpu_demand, gpu_demand, parameters, resident_bytes
+from engine.offload.demand import Demand, available_memory, cpu_demand, gpu_demand, parameters, resident_bytes
 from engine.offload.direct import DirectFile
 from engine.offload.measure import best_bandwidth, compute_seconds, interpolated
 from engine.offload.planner import Advice, Costs, Forecast, Plan, advice, forecast, make_plan, step_seconds
@@ -64,7 +64,9 @@ def plan_here(config: EngineConfig, wanted: Wanted) -> PlanReport:
     compute = interpolated(compute_seconds(target, ROWS, repeats=2))
     draft = compute_seconds(drafter, (1, 4), repeats=2)[4] if drafter else 0.0
     costs = Costs(compute, wanted.disk or _disk(config, wanted), None, draft)
-    memory = config.memory or _available_memory()
+    memory = config.memory or available_memory()
+    if memory is None:
+        raise TreelineError("how much memory is free is not known here: give --memory")
     return _report(_Names(name, drafter_name, "cpu"), demand, memory, target, costs, wanted)
 
 
@@ -155,20 +157,12 @@ def _gpu_compute(target: ModelConfig, gpu: Gpu) -> Callable[[int], float]:
     return lambda rows: max(read, 2 * weights * rows / (gpu.flops * GPU_MATRIX_EFFICIENCY))
 
 
-def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo") as file:  # noqa: PTH123 - not a file in a folder
-            facts = dict(line.split(":") for line in file)
-    except OSError:
-        raise TreelineError("how much memory is free is not known here: give --memory") from None
-    return int(facts["MemAvailable"].split()[0]) * 1024
-
-
 def as_json(report: PlanReport) -> dict[str, Any]:
     """As one JSON object: the fields of the report and what follows from them."""
     facts = asdict(report)
     facts["plan"]["streamed"] = len(report.plan.streamed)
-    facts["plan"]["streamed_bytes"] = report.plan.streamed_bytes
+    for name in ("streamed_bytes", "resident_bytes", "host_bytes", "disk_bytes"):
+        facts["plan"][name] = getattr(report.plan, name)
     facts["best"]["tokens_per_second"] = report.best.rate
     facts["plan"]["items"] = dict(report.plan.items)
     facts["passes"] = [{"rows": rows, "seconds": seconds} for rows, seconds in report.passes]

@@ -1,4 +1,4 @@
-"""Writing one part of a store, block by block, with its checksums."""
+"""Writing one piece of a store, block by block, with its checksums."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from engine.errors import TreelineError
 from engine.kernels.checksum import checksum
 from engine.offload.direct import BLOCK, Buffer, DirectFile
-from engine.offload.store import Part
+from engine.offload.store import Part, Piece
 
 
-class PartWriter:
-    """Writes one part from tensors that come in the order of the file, zeros between them."""
+class PieceWriter:
+    """Writes one piece from tensors that come in the order of the file, zeros between them."""
 
-    def __init__(self, file: DirectFile, part: Part) -> None:
+    def __init__(self, file: DirectFile, piece: Piece) -> None:
         self._file = file
-        self._part = part
+        self._piece = piece
         self._block = Buffer(BLOCK)
-        self._at = 0  # bytes of the part so far
+        self._at = 0  # bytes of the piece so far
         self._checksums: list[int] = []
 
     def put(self, offset: int, data: Tensor) -> None:
@@ -34,8 +34,8 @@ class PartWriter:
             self._advance(count)
 
     def finish(self) -> list[int]:
-        """Fill the part up; return the checksums of its blocks."""
-        self._zeros(self._part.size)
+        """Fill the piece up; return the checksums of its blocks."""
+        self._zeros(self._piece.size)
         if self._at % BLOCK:
             self._flush(self._at % BLOCK)
         return self._checksums
@@ -55,14 +55,15 @@ class PartWriter:
     def _flush(self, size: int) -> None:
         self._checksums.append(checksum(self._block.tensor.data_ptr(), size))
         start = (len(self._checksums) - 1) * BLOCK
-        self._file.write(self._block.view[:size], self._part.offset + start)
+        self._file.write(self._block.view[:size], self._piece.offset + start)
 
 
 def compare(file: DirectFile, part: Part, checksums: list[int]) -> None:
     """Read a part back before its source is deleted. Raises TreelineError if it is not what was written."""
-    memory = Buffer(BLOCK)
-    for block, expected in enumerate(checksums):
-        size = min(BLOCK, part.size - block * BLOCK)
-        file.read(memory.view[:size], part.offset + block * BLOCK)
-        if checksum(memory.tensor.data_ptr(), size) != expected:
-            raise TreelineError(f"{file.path}: the disk does not return what was written; nothing was deleted")
+    memory, expected = Buffer(BLOCK), iter(checksums)
+    for piece in part:
+        for block in range(piece.blocks):
+            size = min(BLOCK, piece.size - block * BLOCK)
+            file.read(memory.view[:size], piece.offset + block * BLOCK)
+            if checksum(memory.tensor.data_ptr(), size) != next(expected):
+                raise TreelineError(f"{file.path}: the disk does not return what was written; nothing was deleted")

@@ -22,9 +22,17 @@ from engine.offload.planner import Plan
 from engine.offload.repack import open_store
 
 LAYERS = 5
+HEAD_PIECES = 3
+PIECES = 2 * LAYERS + HEAD_PIECES  # of a pass
 SMALL_BLOCK = 16384
 TOKENS = [3, 141, 59, 26, 53, 58]
-SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": LAYERS, "max_position_embeddings": 128}
+SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": LAYERS,
+    "max_position_embeddings": 128,
+    "vocab_size": 800,
+}
 
 
 def use_small_blocks(patch: pytest.MonkeyPatch) -> None:
@@ -70,10 +78,9 @@ def in_memory(directory: Path) -> Transformer:
 
 @contextmanager
 def offloaded(directory: Path, resident: Sequence[int] = (), slots: int = 3) -> Iterator[Transformer]:
-    """The target with the layers `resident` in memory and the others streamed."""
+    """The target with the pieces `resident` in memory and the others streamed."""
     opened = open_store(directory)
-    layers = tuple(layout.size for layout in opened.layout.layers)
-    model = load_planned(opened, Plan(0, 128, slots, tuple(resident), (), layers, (), 0))
+    model = load_planned(opened, Plan(0, 128, slots, tuple(resident), (), opened.layout.pass_sizes, (), 0))
     try:
         yield model
     finally:

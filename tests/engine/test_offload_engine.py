@@ -72,14 +72,15 @@ def streamed(engine: Engine) -> StreamedLayers:
 def offloaded(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The bundled pair in the least memory that works, where its text cannot be told from that of the pair whole."""
     # the pair always fits, but streaming is what is tested; the drafter is taken for a part of the process
-    monkeypatch.setattr(engine_module, "_fits", lambda config, _: config.memory is None)
+    monkeypatch.setattr(engine_module, "_fits", lambda config, *_: config.memory is None)
     monkeypatch.setattr(load_module, "cpu_demand", lambda shape, _, process, **held: cpu_demand(shape, None, process))
     return Engine.load(EngineConfig(memory=least_memory("bundled", "auto")))
 
 
 def test_the_bundled_pair_says_the_same_when_it_is_streamed(offloaded: Engine) -> None:
     whole = Engine.load(EngineConfig(context_length=1024))
-    assert len(streamed(offloaded).streamed) == len(streamed(offloaded))
+    layers = streamed(offloaded)
+    assert all(layers.is_streamed(number) for number in range(len(layers.store.pass_pieces)))
     assert [joined(each) for each in texts(offloaded)] == [joined(each) for each in texts(whole)]
     offloaded.close()
 
@@ -122,7 +123,7 @@ def test_a_model_that_is_not_quantised_is_refused(pair_paths: PairPaths) -> None
 
 
 def test_another_type_of_computing_is_refused(pair_paths: PairPaths) -> None:
-    with pytest.raises(TreelineError, match="streamed on the CPU with dtype auto only"):
+    with pytest.raises(TreelineError, match="streamed with dtype auto only"):
         Engine.load(EngineConfig(model=str(pair_paths.awq), drafter="none", memory=1, dtype="float32"))
 
 
@@ -145,7 +146,7 @@ def test_plan_predicts_for_a_card(capfd: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capfd.readouterr().out)
     assert answer["measured"] is False
     assert answer["plan"]["streamed"] + len(answer["plan"]["resident"]) == 80
-    assert answer["passes"][0]["seconds"] == pytest.approx(0.7, rel=0.05)
+    assert answer["passes"][0]["seconds"] == pytest.approx(0.68, rel=0.05)
     assert main(["plan", "--model-shape", "llama-3.1-70b", "--gpu", "rtx4090"]) == 0
     assert "predicted from data sheets, not measured" in " ".join(capfd.readouterr().out.split())
 

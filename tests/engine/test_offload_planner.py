@@ -20,20 +20,19 @@ LLAMA_70B = SHAPES["llama-3.1-70b"]
 LLAMA_8B = SHAPES["llama-3.1-8b"]
 
 
-@given(total=st.integers(1, 100), data=st.data())
-def test_spread_layers_are_evenly_apart(total: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, total))
-    chosen = spread(count, total)
-    assert len(set(chosen)) == count
-    assert all(0 <= index < total for index in chosen)
-    if count > 1:
-        distances = {after - before for before, after in itertools.pairwise(chosen)}
-        assert max(distances) - min(distances) <= 1
+@given(total=st.integers(2, 200), data=st.data())
+def test_every_beginning_of_the_order_is_spread_evenly(total: int, data: st.DataObject) -> None:
+    order = spread(total)
+    assert sorted(order) == list(range(total))
+    count = data.draw(st.integers(2, total))
+    chosen = sorted(order[:count])
+    distances = [after - before for before, after in itertools.pairwise(chosen)]
+    assert max(distances) <= 2 * -(-2 * total // count)
 
 
 demands = st.builds(
     Demand,
-    layers=st.lists(st.integers(1, 500 * MIB), min_size=1, max_size=80).map(tuple),
+    pieces=st.lists(st.integers(1, 500 * MIB), min_size=1, max_size=80).map(tuple),
     fixed=st.lists(st.tuples(st.just("part"), st.integers(0, GIB)), max_size=3).map(tuple),
     per_token=st.integers(0, 400_000),
 )
@@ -50,12 +49,13 @@ def test_a_plan_keeps_within_memory_and_a_refusal_says_what_is_enough(demand: De
         with pytest.raises(TreelineError):
             make_plan(demand, (least - 1) * MIB, 1024, 8192, host)
     assert plan.used <= plan.memory
-    assert sorted([*plan.resident, *plan.streamed]) == list(range(len(demand.layers)))
+    assert sorted([*plan.resident, *plan.streamed]) == list(range(len(demand.pieces)))
     assert set(plan.host) <= set(plan.streamed)
-    assert sum(align(demand.layers[index], HUGE_PAGE) for index in plan.host) <= host
+    assert sum(align(demand.pieces[number], HUGE_PAGE) for number in plan.host) <= host
+    assert plan.resident_bytes + plan.host_bytes + plan.disk_bytes == sum(demand.pieces)
     if plan.streamed:
         assert plan.slots >= 3
-        assert plan.memory - plan.used < max(align(size, HUGE_PAGE) for size in demand.layers)  # no room for one more
+        assert plan.memory - plan.used < max(align(size, HUGE_PAGE) for size in demand.pieces)  # no room for one more
     else:
         assert plan.slots == 0
 
@@ -116,15 +116,15 @@ def test_advice_names_what_helps_and_nothing_else() -> None:
 
 
 def test_the_published_shapes_have_their_published_sizes() -> None:
-    """AWQ's own layout takes 444,563,456 bytes a layer; ours has a cache line for 16 columns' scales and zeros."""
-    layers = gpu_demand(LLAMA_70B, None).layers
+    """AWQ's own layout takes 444,563,456 bytes a layer; a GPU's layout here pads it to whole cache lines and pages."""
+    layers = gpu_demand(LLAMA_70B, None).pieces
     assert len(layers) == 80
-    assert layers[0] == pytest.approx(444_563_456, rel=0.025)
+    assert layers[0] == pytest.approx(444_563_456, rel=1e-3)
     assert gpu_demand(LLAMA_70B, None).per_token == 327_680
     assert cpu_demand(LLAMA_8B, None).per_token == pytest.approx(131_072, rel=0.01)
 
 
-@pytest.mark.parametrize(("gpu", "resident"), [("rtx4090", 41), ("rtx4080s", 21), ("rtx4070ti", 12), ("rtx5090", 60)])
+@pytest.mark.parametrize(("gpu", "resident"), [("rtx4090", 42), ("rtx4080s", 23), ("rtx4070ti", 13), ("rtx5090", 62)])
 def test_graphics_cards_hold_what_arithmetic_says(gpu: str, resident: int) -> None:
     demand = gpu_demand(LLAMA_70B, find_shape("codedrafter-500m"))
     plan = make_plan(demand, find_gpu(gpu).memory, None, 131072, host=64 * GIB)

@@ -16,7 +16,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offload_stores import LAYERS, SMALL_BLOCK, in_memory, logits, offloaded, same, use_small_blocks, write_target
+from offload_stores import (
+    LAYERS,
+    PIECES,
+    SMALL_BLOCK,
+    in_memory,
+    logits,
+    offloaded,
+    same,
+    use_small_blocks,
+    write_target,
+)
 
 from engine.errors import TreelineError
 from engine.kernels import cpu
@@ -61,8 +71,8 @@ def read_all(directory: Path) -> None:
     """Open the store without making it, and read every byte. Raises what a damaged one raises."""
     store = Store(store_path(directory), directory, ModelConfig.load(directory))
     try:
-        for part in store.parts.values():
-            store.check(part)
+        for piece in store.pieces:
+            store.check(piece)
     finally:
         store.close()
 
@@ -96,7 +106,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255), in_header=st.booleans())
 def test_one_changed_byte_is_found(intact: Path, place: float, change: int, in_header: bool) -> None:
     path = store_path(intact)
-    header_size = min(part.offset for part in Store(path, intact, ModelConfig.load(intact)).parts.values())
+    header_size = Store(path, intact, ModelConfig.load(intact)).pieces[0].offset
     offset = int(place * (header_size if in_header else path.stat().st_size))
     with path.open("r+b") as file:
         file.seek(offset)
@@ -118,7 +128,7 @@ def test_damage_is_met_in_the_pass_that_needs_the_layer(target: Path) -> None:
     with offloaded(target) as model:
         assert same(model, expected)
     store = open_store(target)
-    offset = store.layer(3).offset + 20_000
+    offset = store.layer(3)[1].offset + 20_000
     content = bytearray(store.path.read_bytes())
     content[offset] ^= 1
     store.path.write_bytes(content)
@@ -132,13 +142,13 @@ def test_damage_is_met_in_the_pass_that_needs_the_layer(target: Path) -> None:
         assert same(model, expected)
 
 
-@pytest.mark.parametrize("part", ["head", "embedding", "layer 1"])
+@pytest.mark.parametrize("part", ["head", "norm", "embedding", "layer 1"])
 def test_damage_is_met_when_a_resident_part_is_loaded(target: Path, part: str) -> None:
     store = open_store(target)
     content = bytearray(store.path.read_bytes())
-    content[store.parts[part].offset + 100] ^= 64
+    content[store.parts[part][0].offset + 100] ^= 64
     store.path.write_bytes(content)
-    with pytest.raises(TreelineError, match=f"{part}"), offloaded(target, resident=(1,)):
+    with pytest.raises(TreelineError, match=f"{part}"), offloaded(target, resident=range(PIECES)):
         pass
 
 
@@ -154,12 +164,15 @@ def test_a_truncated_store_is_made_again(target: Path, monkeypatch: pytest.Monke
     read_all(target)
 
 
-@pytest.mark.parametrize(("name", "value"), [("FORMAT", 2), ("KERNEL", "other")])
+@pytest.mark.parametrize(("name", "value"), [("FORMAT", 3), ("KERNEL", "other")])
 def test_a_store_of_another_version_or_kernel_is_made_again(
     target: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     with pytest.MonkeyPatch.context() as other:
-        other.setattr(header, name, value)
+        if name == "FORMAT":
+            other.setattr(header, name, value)
+        else:
+            other.setitem(header.KERNELS, "cpu", value)
         open_store(target)
     packed = Packings(monkeypatch)
     open_store(target)
@@ -182,7 +195,7 @@ def test_a_changed_checkpoint_is_packed_again(target: Path, monkeypatch: pytest.
 
 
 def test_the_layout_of_blocks_is_the_one_that_stores_were_made_with() -> None:
-    """If this fails, the layout in csrc/gemm.h has changed: give KERNEL another number, then correct this one."""
+    """If this fails, the layout in csrc/gemm.h has changed: give KERNELS another number, then correct this one."""
     generator = torch.Generator().manual_seed(1)
     weights = [
         PackedLinear.from_dense(torch.randint(-127, 128, (40, 64), generator=generator).float()).weights,
@@ -196,7 +209,7 @@ def test_the_layout_of_blocks_is_the_one_that_stores_were_made_with() -> None:
     sums = [
         checksum(each.blocks.data_ptr(), each.blocks.numel()) for each in weights if isinstance(each, NativeWeights)
     ]
-    assert (header.KERNEL, sums) == ("cpu-blocks-1", LAYOUT)
+    assert (header.KERNELS["cpu"], sums) == ("cpu-blocks-1", LAYOUT)
 
 
 LAYOUT = [4227941367, 2072715626]

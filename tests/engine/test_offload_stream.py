@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offload_stores import LAYERS, SMALL_BLOCK, in_memory, logits, offloaded, same, use_small_blocks, write_target
+from offload_stores import (
+    LAYERS,
+    PIECES,
+    SMALL_BLOCK,
+    in_memory,
+    logits,
+    offloaded,
+    same,
+    use_small_blocks,
+    write_target,
+)
 from torch import Tensor
 
 from engine.errors import Cancelled, TreelineError
@@ -35,7 +45,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         use_small_blocks(patch)
         patch.setenv("TREELINE_CACHE", str(tmp_path_factory.mktemp("cache")))
         directory = write_target(tmp_path_factory.mktemp("target"))
-        assert open_store(directory).layer(0).blocks > 3
+        assert all(piece.blocks > 1 for piece in open_store(directory).pass_pieces)
         yield directory
 
 
@@ -46,22 +56,20 @@ def expected(target: Path) -> Tensor:
 
 PLACES = [
     places
-    for count in range(LAYERS + 1)
-    for places in itertools.combinations(range(LAYERS), count)
-    if count in (0, 1, LAYERS - 1, LAYERS)
+    for count in range(PIECES + 1)
+    for places in itertools.combinations(range(PIECES), count)
+    if count in (0, 1, PIECES - 1, PIECES)
 ]
 
 
 @pytest.mark.parametrize("resident", PLACES, ids=str)
-def test_every_layer_computes_the_same_in_every_place(
-    target: Path, expected: Tensor, resident: tuple[int, ...]
-) -> None:
+def test_every_piece_does_the_same_in_every_place(target: Path, expected: Tensor, resident: tuple[int, ...]) -> None:
     with offloaded(target, resident) as model:
         for _ in range(3):  # the ring goes round
             assert same(model, expected)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 4, LAYERS, LAYERS + 3])
+@pytest.mark.parametrize("slots", [2, 3, 4, PIECES, PIECES + 3])
 def test_the_size_of_the_ring_changes_nothing(target: Path, expected: Tensor, slots: int) -> None:
     with offloaded(target, (1,), slots) as model:
         for _ in range(4):
@@ -86,8 +94,8 @@ def test_layers_may_have_biases_and_different_layouts(
 def test_whatever_was_abandoned_before_the_next_pass_is_right(
     target: Path, expected: Tensor, data: st.DataObject
 ) -> None:
-    resident = data.draw(st.sets(st.integers(0, LAYERS - 1), max_size=LAYERS - 1))
-    with offloaded(target, sorted(resident), data.draw(st.integers(1, 4))) as model:
+    resident = data.draw(st.sets(st.integers(0, PIECES - 1), max_size=PIECES - 1))
+    with offloaded(target, sorted(resident), data.draw(st.integers(2, 4))) as model:
         for stop in data.draw(st.lists(st.one_of(st.none(), st.integers(0, LAYERS - 1)), max_size=6)):
             if stop is None:
                 assert same(model, expected)
@@ -103,8 +111,9 @@ def test_the_next_pass_is_read_ahead(target: Path) -> None:
         layers = model.layers
         assert isinstance(layers, StreamedLayers)
         store = open_store(target)
-        per_pass = sum(store.layer(index).size for index in layers.streamed)
-        ahead = sum(store.layer(index).size for index in layers.streamed[:2])
+        streamed = [piece for number, piece in enumerate(store.pass_pieces) if layers.is_streamed(number)]
+        per_pass = sum(piece.size for piece in streamed)
+        ahead = sum(piece.size for piece in streamed[:2])
         wait_for(lambda: layers.bytes_read == per_pass + ahead)
 
 
@@ -141,9 +150,9 @@ def test_a_read_error_ends_the_pass_and_a_mended_disk_the_errors(
 ) -> None:
     with offloaded(target) as model:
         assert same(model, expected)
-        part = open_store(target).layer(layer)
-        disk = BrokenDisk(monkeypatch, range(part.offset + 1, part.offset + part.size))  # all but its first block
-        where = rf"cannot read .*\.store at offset {part.offset + SMALL_BLOCK}: Input/output error"
+        piece = open_store(target).layer(layer)[layer % 2]
+        disk = BrokenDisk(monkeypatch, range(piece.offset + 1, piece.offset + piece.size))  # all but its first block
+        where = rf"cannot read .*\.store at offset {piece.offset + SMALL_BLOCK}: Input/output error"
         with contextlib.suppress(TreelineError):  # it may find in the ring what it needs
             logits(model)
         for _ in range(2):
@@ -188,7 +197,7 @@ def fcntl_flags(handle: object) -> int:
 def test_closing_ends_the_threads_and_what_waits_for_them(target: Path) -> None:
     before = set(threading.enumerate())
     store = open_store(target)
-    ring = Ring(store, [store.layer(0), store.layer(1)], slots=3, readers=3)
+    ring = Ring(store, store.pass_pieces[:2], slots=3, readers=3)
     assert len(set(threading.enumerate()) - before) == 3
     ring.take()
     ring.close()

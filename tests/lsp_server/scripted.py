@@ -23,6 +23,7 @@ class ScriptedEngine:
 
     script: Callable[[CompletionRequest], Sequence[Piece]]
     ready: bool = True
+    tells_branches: bool = True
     state: EngineState = field(default_factory=lambda: EngineState("ready"))
     finish_reason: FinishReason = "stop"
     requests: list[CompletionRequest] = field(default_factory=list)

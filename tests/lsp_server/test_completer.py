@@ -415,3 +415,19 @@ def test_first_words_that_the_typing_leaves_are_asked_for_anew() -> None:
         assert engine.requests[-1].prefix.endswith("    y")
 
     run(check)
+
+
+def test_candidates_that_do_not_come_in_time_are_left_out() -> None:
+    async def check() -> None:
+        hold = asyncio.Event()
+        branches = [Branch(0, "bar", -0.5)]
+        engine = ScriptedEngine(
+            lambda request: [("foo", branches)] if request.budget is None and request.prefix == "x = " else [hold]
+        )
+        completer = made(engine, replace(QUIET, deadline_ms=50))
+        assert texts(await completer.complete(asking("x = ", invoked=True))) == ["foo"]
+        elsewhere = ScriptedEngine(says("foo"), tells_branches=False)
+        assert texts(await made(elsewhere).complete(asking("x = ", invoked=True))) == ["foo"]
+        assert len(elsewhere.requests) == 1
+
+    run(check)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from engine.kernels.device import memory_explained
-from engine.kernels.gpu.tune import cdiv, power_of_two
+from engine.kernels.gpu.layout import cdiv
+from engine.kernels.gpu.tune import power_of_two
 
 FIRST_SLOTS = 1024  # of a cache's memory, doubled when it is full
 MOST_CHUNKS = 32  # of a full cache

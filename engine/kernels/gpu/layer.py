@@ -9,9 +9,10 @@ from torch import Tensor
 
 from engine.kernels.gpu.attention import tree_attention
 from engine.kernels.gpu.cache import GpuCache
+from engine.kernels.gpu.layout import cdiv
 from engine.kernels.gpu.linear import DenseLinear, Int4Linear
 from engine.kernels.gpu.state import PassState
-from engine.kernels.gpu.tune import cdiv, power_of_two
+from engine.kernels.gpu.tune import power_of_two
 from engine.kernels.layer import LayerShape
 from engine.kernels.triton.rows import add_norm, rotate_and_store, silu_and_multiply
 

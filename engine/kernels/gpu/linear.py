@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -12,51 +11,14 @@ from torch.nn import functional
 
 from engine.errors import TreelineError
 from engine.kernels import reference
+from engine.kernels.gpu.layout import BLOCK_INPUTS, Int4Layout, cdiv
 from engine.kernels.gpu.product import SMALL_ROWS, multiply_dense, multiply_int4, tiles
-from engine.kernels.gpu.tune import Product, cdiv
-from engine.kernels.triton.gemm import BLOCK_INPUTS, int4_expand
+from engine.kernels.gpu.tune import Product
+from engine.kernels.triton.gemm import int4_expand
 
 GROUP_SIZES = (32, 64, 128)
-ALIGNMENT = 256  # bytes: of the pieces of a buffer
 SLAB = 16  # blocks of 256 inputs that are packed at a time
 SCRATCH_BYTES = 32 << 20  # of expanded weights, so that they stay in the GPU's cache until they are used
-
-
-@dataclass(frozen=True, slots=True)
-class Int4Layout:
-    """Where the parts of a 4-bit layer lie in its buffer: words, zero points, scales, bias (triton/gemm.py).
-
-    Inputs are padded to a multiple of 256, with scales of zero. Sizes are in bytes.
-    """
-
-    in_features: int
-    out_features: int
-    group_size: int
-    bias: bool
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of 256 inputs."""
-        return cdiv(self.in_features, BLOCK_INPUTS)
-
-    @property
-    def groups(self) -> int:
-        """Groups of inputs, those of the padding included."""
-        return self.blocks * BLOCK_INPUTS // self.group_size
-
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """Where words, zeros, scales and bias begin, and the size of the whole."""
-        rows = (self.blocks * 32 * 4, cdiv(self.groups, 8) * 4, self.groups * 2, 4 * self.bias)
-        offsets = [0]
-        for row in rows:
-            offsets.append(offsets[-1] + cdiv(row * self.out_features, ALIGNMENT) * ALIGNMENT)
-        return tuple(offsets)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the buffer."""
-        return self.offsets[-1]
 
 
 class Int4Linear:

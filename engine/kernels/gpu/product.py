@@ -10,8 +10,9 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from engine.kernels.gpu.tune import Product, Tiles, cdiv, default_tiles, fastest, split
-from engine.kernels.triton.gemm import BLOCK_INPUTS, dense_product, int4_product
+from engine.kernels.gpu.layout import BLOCK_INPUTS, cdiv
+from engine.kernels.gpu.tune import Product, Tiles, default_tiles, fastest, split
+from engine.kernels.triton.gemm import dense_product, int4_product
 
 SMALL_ROWS = 64  # up to here a weight is read once, as it is; above, it is worth expanding
 SAMPLE_BYTES = 256 << 20  # of weights, or parts, that take turns when tiles are timed, so that no cache holds them

@@ -9,16 +9,11 @@ from typing import Any, cast
 
 import torch
 
+from engine.kernels.gpu.layout import BLOCK_INPUTS, cdiv
 from engine.kernels.triton import OutOfResources
-from engine.kernels.triton.gemm import BLOCK_INPUTS
 
 PROGRAMS_PER_PROCESSOR = 4
 MOST_SPLITS = 16
-
-
-def cdiv(size: int, unit: int) -> int:
-    """How many units hold `size`."""
-    return -(-size // unit)
 
 
 def power_of_two(size: int) -> int:

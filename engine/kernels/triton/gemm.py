@@ -13,9 +13,9 @@ from __future__ import annotations
 import triton
 from triton import language as tl
 
+from engine.kernels.gpu.layout import BLOCK_INPUTS
 from engine.kernels.triton import kernel
 
-BLOCK_INPUTS = 256  # inputs whose nibbles share words: nibble p of word j holds input 32 p + j of its block
 LANES = tl.constexpr(BLOCK_INPUTS // 8)
 BLOCK = tl.constexpr(BLOCK_INPUTS)
 MAGIC = tl.constexpr(0x4B000000)  # the float32 2^23: its last bits count ones

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.client import AsyncClient
     from engine.remote import RemoteClient
 
-RETRY_SECONDS = 5.0  # after a failure, until the engine is looked for again
+RETRY_SECONDS = 2.0  # after a failure, until the engine is looked for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ class EngineClient:
         except TreelineError as error:
             if isinstance(self._backend, _Remote):
                 self._fail(error)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self.connect)
             else:
                 self._set(EngineState("starting", self.state.model))
                 self.connect()

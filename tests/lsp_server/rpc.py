@@ -221,7 +221,7 @@ def initialize(
     client: Client, folder: Path | None = None, capabilities: Message = CAPABILITIES, **settings: Any
 ) -> Any:
     """Begin a session in `folder`; return the result of initialize. By default nothing is asked for by itself."""
-    quiet = {"debounceMs": 0, "prefetch": False}
+    quiet = {"debounceMs": 0, "prefetch": False, "workspaceContext": folder is not None}
     params: Message = {
         "processId": None,
         "rootUri": folder.as_uri() if folder else None,

@@ -10,7 +10,7 @@ from tests.lsp_server.open_file import OpenFile, position, span
 from tests.lsp_server.rpc import CAPABILITIES, Client, initialize, launch
 from tests.lsp_server.scripted_engine import Failure, Pause, ScriptedEngine
 
-COMMANDS = ["accepted", "explain", "restart", "statistics", "toggle"]
+COMMANDS = ["accepted", "digest", "explain", "restart", "statistics", "toggle"]
 
 
 def test_what_is_advertised(fresh: Client) -> None:

@@ -266,12 +266,24 @@ def test_nobody_reads_any_more(environment: dict[str, str]) -> None:
 
 
 def test_the_process_ends_with_its_parent(fresh: Client) -> None:
+    editor = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    fresh.request("initialize", {"processId": editor.pid, "rootUri": None, "capabilities": {}})
+    fresh.notify("initialized", {})
+    fresh.request("workspace/executeCommand", {"command": "treeline.server.explain"})
+    editor.kill()
+    editor.communicate()
+    assert fresh.finish() == 1
+    assert f"process {editor.pid}, the editor, is gone" in "".join(fresh.log)
+
+
+def test_a_parent_of_another_machine_means_nothing(fresh: Client) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     fresh.request("initialize", {"processId": gone.pid, "rootUri": None, "capabilities": {}})
     fresh.notify("initialized", {})
-    assert fresh.finish() == 1
-    assert f"process {gone.pid}, the editor, is gone" in "".join(fresh.log)
+    fresh.request("shutdown")
+    fresh.notify("exit")
+    assert fresh.finish() == 0
 
 
 def test_a_living_parent_is_let_alone(fresh: Client) -> None:

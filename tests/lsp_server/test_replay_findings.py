@@ -91,7 +91,7 @@ def test_a_cancelled_generation_does_not_keep_its_request() -> None:
 
         generation = Generation(view("a^"))
         ended = asyncio.Event()
-        generation.run(stream(large), lambda _: ended.set())
+        generation.run(stream(large), lambda _: None, lambda _: ended.set())
         del large
         await generation.grown(None)
         generation.cancel()
@@ -113,7 +113,7 @@ def test_what_happens_with_every_fast_key_is_not_logged(capsys: pytest.CaptureFi
     try:
         logs.start("info")
         logging.getLogger("pygls.protocol.json_rpc").warning('Cancel notification for unknown message id "%s"', 3)
-        logging.getLogger("pygls.protocol.json_rpc").warning("something else")
+        logging.getLogger("pygls.protocol.json_rpc").error("something else")
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

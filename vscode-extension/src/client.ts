@@ -6,33 +6,20 @@ import {
   ErrorAction,
   LanguageClient,
   RevealOutputChannelOn,
-  type DocumentSelector,
   type LanguageClientOptions,
   type Middleware,
 } from "vscode-languageclient/node";
 import { copy, type Log } from "./log.ts";
 import type { Quiet } from "./quiet.ts";
+import { SELECTOR } from "./selector.ts";
 import type { ServerCommand } from "./serverCommand.ts";
+import type { Handlers } from "./session.ts";
 import { serverSettings } from "./settings.ts";
-import type { EngineStatus } from "./state.ts";
-
-/** The documents that suggestions are for. */
-export const SELECTOR = [
-  { scheme: "file" },
-  { scheme: "untitled" },
-  { scheme: "vscode-notebook-cell", notebook: "*" },
-] satisfies DocumentSelector;
-
-export interface Handlers {
-  readonly status: (status: EngineStatus) => void;
-  /** The process is gone, and nobody has asked for that. */
-  readonly closed: () => void;
-}
 
 /** Return a client for `server`, not started yet. */
 export function createClient(server: ServerCommand, log: Log, quiet: Quiet, handlers: Handlers): LanguageClient {
   const options: LanguageClientOptions = {
-    documentSelector: SELECTOR,
+    documentSelector: [...SELECTOR],
     outputChannel: log.main,
     traceOutputChannel: log.trace,
     revealOutputChannelOn: RevealOutputChannelOn.Never,

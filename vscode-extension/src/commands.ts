@@ -40,8 +40,7 @@ export function registerCommands(parts: Parts): vscode.Disposable {
     installServer: () => installServer(parts),
     openSample: () => openSample(),
     openSettings: () => vscode.commands.executeCommand("workbench.action.openSettings", `@ext:${extension}`),
-    openWalkthrough: () =>
-      vscode.commands.executeCommand("workbench.action.openWalkthrough", `${extension}#firstSteps`, false),
+    openWalkthrough: () => openWalkthrough(parts),
   };
   const registered = Object.entries(commands).map(([name, action]) =>
     vscode.commands.registerCommand(`treeline.${name}`, () => guarded(action, log)),
@@ -58,6 +57,11 @@ async function guarded(action: () => unknown, log: Log): Promise<void> {
     log.main.error(message);
     if ((await vscode.window.showErrorMessage(`Treeline: ${message}`, "Show Logs")) !== undefined) log.main.show();
   }
+}
+
+async function openWalkthrough({ extension, session }: Parts): Promise<void> {
+  await vscode.commands.executeCommand("workbench.action.openWalkthrough", `${extension}#firstSteps`, false);
+  await session.announce();
 }
 
 async function toggleLanguage(): Promise<void> {

@@ -2,14 +2,15 @@
 
 import * as path from "node:path";
 import * as vscode from "vscode";
-import { SELECTOR } from "./client.ts";
+import { createClient } from "./client.ts";
 import { registerCommands } from "./commands.ts";
 import { Environment } from "./environment.ts";
 import { offerHelp } from "./installer.ts";
 import { createLog, type Log } from "./log.ts";
 import { chosenPython } from "./pythonExtension.ts";
 import { Quiet } from "./quiet.ts";
-import { Session, type Reports } from "./session.ts";
+import { SELECTOR } from "./selector.ts";
+import { Session, type Connect, type Reports } from "./session.ts";
 import * as settings from "./settings.ts";
 import type { Situation } from "./state.ts";
 import { StatusItem } from "./statusItem.ts";
@@ -25,8 +26,9 @@ export function activate(context: vscode.ExtensionContext): void {
     ownPython: environment.python,
     chosenPython: await chosenPython(),
   });
+  const connect: Connect = (server, handlers) => createClient(server, log, quiet, handlers);
   const { version } = context.extension.packageJSON as { version: string };
-  const running = new Session(log, quiet, places, reports(log), version);
+  const running = new Session(log, connect, places, reports(log), version);
   const item = new StatusItem();
   const situation = (): Situation => situationOf(running, quiet);
   const show = (): void => item.show(situation());

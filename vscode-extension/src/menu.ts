@@ -39,7 +39,7 @@ export function entries(situation: Situation): readonly Entry[] {
 /** Let the user choose, and do it. */
 export async function showMenu(situation: Situation): Promise<void> {
   const { summary, details } = appearance(situation);
-  const placeHolder = [`Treeline: ${summary}`, ...(situation.server.kind === "missing" ? [] : details)].join(" · ");
-  const chosen = await vscode.window.showQuickPick([...entries(situation)], { placeHolder });
+  const placeHolder = situation.server.kind === "missing" ? "" : details.slice(0, 3).join(" · ");
+  const chosen = await vscode.window.showQuickPick([...entries(situation)], { title: `Treeline: ${summary}`, placeHolder });
   if (chosen) await vscode.commands.executeCommand(chosen.command);
 }

@@ -1,16 +1,31 @@
 /** The life of the server: found, started, started again when it crashes, stopped. */
 
 import * as vscode from "vscode";
-import type { LanguageClient } from "vscode-languageclient/node";
 import { Backoff } from "./backoff.ts";
-import { createClient } from "./client.ts";
 import { find, type Places } from "./finder.ts";
 import type { Log } from "./log.ts";
-import type { Quiet } from "./quiet.ts";
 import type { ServerCommand } from "./serverCommand.ts";
 import { serverSettings } from "./settings.ts";
 import type { EngineStatus, ServerState } from "./state.ts";
 import { compatible } from "./version.ts";
+
+const RUNNING = "treeline.running"; // a context key: the first step of the walkthrough waits for it
+
+/** A connection to one process of the server. */
+export interface Connection {
+  start(): Promise<void>;
+  dispose(): Promise<void>;
+  sendRequest<R>(method: string, params: unknown): Promise<R>;
+  sendNotification(method: string, params: unknown): Promise<void>;
+}
+
+export interface Handlers {
+  readonly status: (status: EngineStatus) => void;
+  /** The process is gone, and nobody has asked for that. */
+  readonly closed: () => void;
+}
+
+export type Connect = (server: ServerCommand, handlers: Handlers) => Connection;
 
 /** What a person has to be told. */
 export interface Reports {
@@ -24,21 +39,22 @@ export class Session implements vscode.Disposable {
   readonly onDidChange = this.#changed.event;
   readonly #backoff = new Backoff();
   readonly #log: Log;
-  readonly #quiet: Quiet;
+  readonly #connect: Connect;
   readonly #places: () => Promise<Places>;
   readonly #reports: Reports;
   readonly #version: string;
   #state: ServerState = { kind: "starting" };
   #engine: EngineStatus | undefined;
-  #client: LanguageClient | undefined;
+  #client: Connection | undefined;
   #command: ServerCommand | undefined;
   #timer: NodeJS.Timeout | undefined;
   #work: Promise<void> = Promise.resolve(); // starts and stops come one after the other
   #disposed = false;
 
-  constructor(log: Log, quiet: Quiet, places: () => Promise<Places>, reports: Reports, version: string) {
+  /** `version`: the extension's. */
+  constructor(log: Log, connect: Connect, places: () => Promise<Places>, reports: Reports, version: string) {
     this.#log = log;
-    this.#quiet = quiet;
+    this.#connect = connect;
     this.#places = places;
     this.#reports = reports;
     this.#version = version;
@@ -81,6 +97,12 @@ export class Session implements vscode.Disposable {
     await this.#notify("treeline/trusted", {});
   }
 
+  /** Say once more whether the server runs: what has begun to listen since then has not heard it. */
+  async announce(): Promise<void> {
+    await vscode.commands.executeCommand("setContext", RUNNING, false);
+    await vscode.commands.executeCommand("setContext", RUNNING, this.#state.kind === "running");
+  }
+
   async stop(): Promise<void> {
     this.#disposed = true;
     clearTimeout(this.#timer);
@@ -119,7 +141,7 @@ export class Session implements vscode.Disposable {
     this.#command = server;
     this.#log.main.info(`starting ${[server.command, ...server.args].join(" ")}, ${version}, from ${server.source}`);
     if (!compatible(version, this.#version)) this.#reports.otherVersion(version, this.#version, server.source);
-    const client: LanguageClient = createClient(server, this.#log, this.#quiet, {
+    const client: Connection = this.#connect(server, {
       status: (status) => this.#heard(client, status),
       closed: () => this.#crashed(client),
     });
@@ -143,13 +165,13 @@ export class Session implements vscode.Disposable {
     }
   }
 
-  #heard(client: LanguageClient, status: EngineStatus): void {
+  #heard(client: Connection, status: EngineStatus): void {
     if (this.#client !== client) return;
     this.#engine = status;
     this.#changed.fire();
   }
 
-  #crashed(client: LanguageClient): void {
+  #crashed(client: Connection): void {
     if (this.#client !== client || this.#disposed) return; // it was ended, or this has been said already
     this.#client = undefined;
     client.dispose().catch(() => undefined);
@@ -169,7 +191,7 @@ export class Session implements vscode.Disposable {
   #set(state: ServerState): void {
     this.#state = state;
     if (state.kind !== "running") this.#engine = undefined;
-    void vscode.commands.executeCommand("setContext", "treeline.running", state.kind === "running");
+    void vscode.commands.executeCommand("setContext", RUNNING, state.kind === "running");
     if (!this.#disposed) this.#changed.fire();
   }
 }

@@ -2,7 +2,7 @@
 
 import * as vscode from "vscode";
 import { appearance, type Appearance, type Phase } from "./appearance.ts";
-import { SELECTOR } from "./client.ts";
+import { SELECTOR } from "./selector.ts";
 import type { Situation } from "./state.ts";
 
 const MENU = "treeline.showMenu";

@@ -31,7 +31,7 @@ complete: $(VENV)/.runtime ## complete FILE at LINE and COLUMN with the bundled 
 	@echo "Completing $(FILE) at line $(LINE), column $(COLUMN):"
 	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --until block --stats --no-daemon
 
-test: $(VENV)/.dev ## run the tests
+test: $(VENV)/.dev $(if $(ARGS),,extension-test) ## run the tests; with ARGS, those of Python only
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint test ## all that a change must pass: formatting, lint, types, tests

@@ -10,7 +10,7 @@ import { candidates, find } from "../src/finder.ts";
 import { run } from "../src/process.ts";
 
 const NODE = process.execPath;
-const PATH = process.env["PATH"] ?? "";
+const PATH = process.env.PATH ?? "";
 let folder = "";
 
 beforeEach(() => {
@@ -18,7 +18,7 @@ beforeEach(() => {
 });
 
 afterEach(() => {
-  process.env["PATH"] = PATH;
+  process.env.PATH = PATH;
   rmSync(folder, { recursive: true, force: true });
 });
 
@@ -108,7 +108,7 @@ test("what was tried is told, and a program of another name is no server", async
   assert.deepEqual(found.tried, [
     `${other} (the setting treeline.serverCommand): it did not say that it is Treeline's server`,
   ]);
-  process.env["PATH"] = folder;
+  process.env.PATH = folder;
   const nowhere = await find({ setting: [] });
   assert.ok("tried" in nowhere);
   assert.match(nowhere.tried.at(-1) ?? "", /^python -I -m lsp_server \(PATH\): not there$/);
@@ -129,7 +129,7 @@ const progress = (signal = new AbortController().signal) => {
 /** Stands for Python: knows `-c`, makes an environment with `-m venv`, and installs with what `pip` says. */
 function python(pip: string): void {
   script("bin/python3", 'if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi', `case "$*" in *pip*) ${pip};; esac`);
-  process.env["PATH"] = `${path.join(folder, "bin")}:/usr/bin:/bin`;
+  process.env.PATH = `${path.join(folder, "bin")}:/usr/bin:/bin`;
 }
 
 test("without uv, an environment is made by Python's own tools", async () => {
@@ -149,7 +149,7 @@ test("without uv, an environment is made by Python's own tools", async () => {
 
 test("with uv, uv makes it", async () => {
   script("bin/uv", 'if [ "$1" = venv ]; then mkdir -p "$5/bin" && : > "$5/bin/python"; fi');
-  process.env["PATH"] = `${path.join(folder, "bin")}:/usr/bin:/bin`;
+  process.env.PATH = `${path.join(folder, "bin")}:/usr/bin:/bin`;
   const environment = withWheel();
   const told = progress();
   await environment.install(told);

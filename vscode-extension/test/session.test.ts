@@ -122,8 +122,8 @@ test("commands, settings and trust reach the server", async () => {
   assert.deepEqual(explain, ["workspace/executeCommand", { command: "treeline.server.explain", arguments: ["uri"] }]);
   assert.equal(changed?.[0], "workspace/didChangeConfiguration");
   assert.deepEqual(trusted, ["treeline/trusted", {}]);
-  const { settings: told } = changed?.[1] as { settings: { treeline: Record<string, unknown> } };
-  assert.equal(told.treeline["maxTokens"], 7);
+  const { settings: told } = changed[1] as { settings: { treeline: Record<string, unknown> } };
+  assert.equal(told.treeline.maxTokens, 7);
   assert.ok(!("serverCommand" in told.treeline));
   executed.length = 0;
   await session.announce();

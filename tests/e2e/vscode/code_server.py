@@ -33,6 +33,7 @@ QUIET: Mapping[str, Any] = {
     "editor.minimap.enabled": False,
     "editor.inlineSuggest.enabled": True,
     "extensions.ignoreRecommendations": True,
+    "files.autoSave": "off",
     "files.hotExit": "off",
     "security.workspace.trust.startupPrompt": "never",
     "telemetry.telemetryLevel": "off",
@@ -56,18 +57,11 @@ def missing() -> str:
 
 @dataclass(frozen=True, slots=True)
 class CodeServer:
-    """One that runs. `data`: its user data. `extensions`: the folder of installed extensions."""
+    """One that runs. `data`: its user data."""
 
     url: str
     process: subprocess.Popen[bytes]
     data: Path
-    extensions: Path
-
-    def change_settings(self, **changes: Any) -> None:
-        """Change the user's settings, as saving the file does; `__` in a name stands for a dot."""
-        file = self.data / "User" / "settings.json"
-        settings = json.loads(file.read_text()) | {key.replace("__", "."): value for key, value in changes.items()}
-        file.write_text(json.dumps(settings, indent=2))
 
     def settings(self) -> dict[str, Any]:
         """Return the user's settings, as they are on disk."""
@@ -76,7 +70,11 @@ class CodeServer:
 
 @contextmanager
 def code_server(
-    folder: Path, extensions: Path, environment: Mapping[str, str], settings: Mapping[str, Any], machine: Mapping[str, Any]
+    folder: Path,
+    extensions: Path,
+    environment: Mapping[str, str],
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
 ) -> Iterator[CodeServer]:
     """Serve a workbench with fresh user data in `folder`; end it, and all that it has started."""
     data = folder / "user-data"
@@ -86,12 +84,16 @@ def code_server(
     port = free_port()
     process = subprocess.Popen(
         [*command(data, extensions), "--bind-addr", f"127.0.0.1:{port}", "--auth", "none", *QUIETLY],
-        env={**environment, "EXTENSIONS_GALLERY": "{}"},
+        env={
+            **environment,
+            "EXTENSIONS_GALLERY": "{}",
+            "VSCODE_CLI": "1",
+        },  # PATH as it is, not as a login shell has it
         stdout=(folder / "code-server.log").open("wb"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    server = CodeServer(f"http://127.0.0.1:{port}", process, data, extensions)
+    server = CodeServer(f"http://127.0.0.1:{port}", process, data)
     try:
         wait_for(server, folder / "code-server.log")
         yield server
@@ -162,7 +164,7 @@ def free_port() -> int:
 
 
 def processes(word: str, environment: Mapping[str, str]) -> list[int]:
-    """Return the processes with `word` among their arguments that belong to the tests of this `environment`."""
+    """Return the processes with `word` in their arguments that belong to the tests of this `environment`."""
     mark = f"TREELINE_RUNTIME_DIR={environment['TREELINE_RUNTIME_DIR']}".encode()
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -171,6 +173,6 @@ def processes(word: str, environment: Mapping[str, str]) -> list[int]:
             theirs = (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # it has ended, or is somebody else's
             continue
-        if word.encode() in arguments and mark in theirs:
+        if any(word in os.fsdecode(each) for each in arguments) and mark in theirs:
             found.append(int(folder.name))
     return found

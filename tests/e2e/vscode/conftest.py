@@ -169,4 +169,3 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome: Any = yield
     if call.when == "call":
         item.failed = outcome.get_result().failed  # type: ignore[attr-defined]
-

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 
 def read(stream: BinaryIO) -> tuple[bytes, dict[str, Any]] | None:
@@ -48,10 +48,12 @@ def main() -> int:
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdin is not None
     assert server.stdout is not None
-    os.write(file, (json.dumps({"from": "recorder", "at": time.time(), "message": {"pid": server.pid}}) + "\n").encode())
-    client = ("client", sys.stdin.buffer, server.stdin, file)
+    os.write(
+        file, (json.dumps({"from": "recorder", "at": time.time(), "message": {"pid": server.pid}}) + "\n").encode()
+    )
+    client: tuple[Any, ...] = ("client", sys.stdin.buffer, server.stdin, file)
     threading.Thread(target=relay, args=client, daemon=True).start()
-    relay("server", server.stdout, sys.stdout.buffer, file)
+    relay("server", cast("BinaryIO", server.stdout), sys.stdout.buffer, file)
     return server.wait()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 from playwright.sync_api import expect
@@ -86,7 +88,9 @@ def test_candidates_are_cycled(open_workbench: Opening) -> None:
 
 
 def test_a_block_of_several_lines_is_accepted_whole(open_workbench: Opening) -> None:
-    window = open_workbench({"main.py": f"{BLOCK}def write_lines(path, lines):\n"}, settings={"treeline.deadlineMs": 60_000})
+    window = open_workbench(
+        {"main.py": f"{BLOCK}def write_lines(path, lines):\n"}, settings={"treeline.deadlineMs": 60_000}
+    )
     window.wait_until_ready()
     window.type("    with ")
     shown = until(lambda: "\n" in (text := window.wait_for_ghost()) and text, "a suggestion of several lines")
@@ -125,8 +129,6 @@ def test_earlier_cells_of_a_notebook_count(open_workbench: Opening) -> None:
         {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": text.splitlines(True)}
         for text in ("def area(width, height):\n    return width * height", "area")
     ]
-    import json
-
     notebook = {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
     window = open_workbench({"book.ipynb": json.dumps(notebook)}, show=None)
     window.open("book.ipynb")

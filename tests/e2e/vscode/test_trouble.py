@@ -41,7 +41,9 @@ def test_a_killed_server_comes_back_and_completes(open_workbench: Opening) -> No
 
 def test_a_server_that_always_crashes_is_given_up(open_workbench: Opening, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
-    broken.write_text("import sys\nif '--version' in sys.argv:\n    print('treeline-lsp 0.1.0')\nelse:\n    sys.exit('no')\n")
+    broken.write_text(
+        "import sys\nif '--version' in sys.argv:\n    print('treeline-lsp 0.1.0')\nelse:\n    sys.exit('no')\n"
+    )
     window = open_workbench(machine={"treeline.serverCommand": [sys.executable, str(broken)]})
     message = window.notification("has crashed 5 times")
     expect(message).to_be_visible(timeout=120_000)

@@ -136,6 +136,21 @@ class Workbench:
         expect(self.page.locator(".tab.active").filter(has_text=name)).to_be_visible()
         self.focus()
 
+    def write_settings(self, **changes: object) -> None:
+        """Change the user's settings in the editor; `__` in a name stands for a dot."""
+        settings = self.server.settings() | {key.replace("__", "."): value for key, value in changes.items()}
+        self.command("Preferences: Open User Settings (JSON)")
+        tab = self.page.locator(".tab.active").filter(has_text="settings.json")
+        expect(tab).to_be_visible(timeout=1000 * SECONDS)
+        self.editor.locator(".view-lines").click()
+        self.press("Control+A")
+        self.page.keyboard.insert_text(json.dumps(settings))
+        self.press("Control+S")
+        until(lambda: self.server.settings() == settings, f"settings on disk: {changes}")
+        self.command("View: Close Editor")
+        expect(tab).to_have_count(0)
+        self.focus()
+
     def save(self, file: Path, text: str) -> None:
         """Save, and wait until the file holds `text`."""
         self.press("Control+S")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ def code_server(
     environment: Mapping[str, str],
     settings: Mapping[str, Any],
     machine: Mapping[str, Any],
+    flags: Sequence[str] = ("--disable-workspace-trust",),
 ) -> Iterator[CodeServer]:
     """Serve a workbench with fresh user data in `folder`; end it, and all that it has started."""
     data = folder / "user-data"
@@ -83,7 +84,7 @@ def code_server(
         (data / name / "settings.json").write_text(json.dumps(content))
     port = free_port()
     process = subprocess.Popen(
-        [*command(data, extensions), "--bind-addr", f"127.0.0.1:{port}", "--auth", "none", *QUIETLY],
+        [*command(data, extensions), "--bind-addr", f"127.0.0.1:{port}", "--auth", "none", *QUIETLY, *flags],
         env={
             **environment,
             "EXTENSIONS_GALLERY": "{}",
@@ -104,7 +105,6 @@ def code_server(
 QUIETLY = (
     "--disable-telemetry",
     "--disable-update-check",
-    "--disable-workspace-trust",
     "--disable-getting-started-override",
     "--reconnection-grace-time",
     "5",

@@ -88,6 +88,7 @@ class Opening(Protocol):
         settings: dict[str, Any] | None = None,
         machine: dict[str, Any] | None = None,
         environment: dict[str, str] | None = None,
+        trusted: bool = True,
     ) -> Any:
         """`files`: of the folder, by name. `show`: the one to open. `machine`: settings, in place of the recorder's."""
         ...
@@ -109,6 +110,7 @@ def open_workbench(
         settings: dict[str, Any] | None = None,
         machine: dict[str, Any] | None = None,
         environment: dict[str, str] | None = None,
+        trusted: bool = True,
     ) -> Workbench:
         place = tmp_path / f"window{len(opened)}"
         folder = place / "folder"
@@ -120,7 +122,8 @@ def open_workbench(
         if machine is None:
             machine = {"treeline.serverCommand": recorded(recording)}
         given = {**os.environ, **engine_environment, **(environment or {})}
-        server = stack.enter_context(code_server(place, extensions, given, settings or {}, machine))
+        flags = ("--disable-workspace-trust",) if trusted else ()
+        server = stack.enter_context(code_server(place, extensions, given, settings or {}, machine, flags))
         context = browser.new_context(viewport={"width": 1100, "height": 640}, locale="en-US")
         stack.callback(context.close)
         workbench = Workbench(context.new_page(), server, folder, recording)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.e2e.vscode.conftest import Opening
+from tests.e2e.vscode.conftest import PERIMETER, Opening
 from tests.e2e.vscode.recording import until
 from tests.e2e.vscode.test_suggestions import ask
 
@@ -60,4 +61,21 @@ def test_a_missing_server_is_said_with_help(open_workbench: Opening) -> None:
     for name in ("Install", "Show Logs"):
         expect(message.get_by_role("button", name=name)).to_be_visible()
     message.get_by_role("button", name="Open Settings").click()
-    expect(window.page.locator(".settings-editor")).to_contain_text("Server Command", timeout=60_000)
+    expect(window.page.locator(".settings-editor")).to_contain_text("Treeline: Enabled", timeout=60_000)
+
+
+def test_restricted_mode_until_the_folder_is_trusted(open_workbench: Opening) -> None:
+    files = {
+        "main.py": PERIMETER,
+        ".vscode/settings.json": json.dumps({"treeline.serverCommand": ["/folder/names/this"]}),
+    }
+    window = open_workbench(files, trusted=False)
+    ask(window)  # by the machine's server, not by the folder's
+    (initialize,) = window.recording.sent("initialize")
+    assert initialize["initializationOptions"]["trusted"] is False
+    assert window.recording.sent("treeline/trusted") == []
+    window.command("Workspaces: Manage Workspace Trust")
+    window.page.get_by_role("button", name="Trust", exact=True).click()
+    expect(window.notification("Treeline's server was not found")).to_be_visible(
+        timeout=60_000
+    )  # the folder's counts now

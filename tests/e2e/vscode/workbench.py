@@ -125,8 +125,8 @@ class Workbench:
         expect(row).to_be_visible(timeout=1000 * SECONDS)
         row.click()
 
-    def open(self, name: str) -> None:
-        """Open a file of the folder, and put the cursor at its end."""
+    def open(self, name: str, *, text: bool = True) -> None:
+        """Open a file of the folder; if it is `text`, put the cursor at its end."""
         self.press("Control+P")
         box = self.page.locator(".quick-input-widget input").first
         expect(box).to_be_visible()
@@ -134,7 +134,8 @@ class Workbench:
         expect(self.page.locator(".quick-input-list .monaco-list-row").filter(has_text=name).first).to_be_visible()
         self.press("Enter")
         expect(self.page.locator(".tab.active").filter(has_text=name)).to_be_visible()
-        self.focus()
+        if text:
+            self.focus()
 
     def write_settings(self, **changes: object) -> None:
         """Change the user's settings in the editor; `__` in a name stands for a dot."""

@@ -9,7 +9,9 @@ import { serverSettings } from "./settings.ts";
 import type { EngineStatus, ServerState } from "./state.ts";
 import { compatible } from "./version.ts";
 
-const RUNNING = "treeline.running"; // a context key: the first step of the walkthrough waits for it
+// Context keys, for which the first step of the walkthrough waits.
+const RUNNING = "treeline.running";
+const FOUND = "treeline.found";
 
 /** A connection to one process of the server. */
 export interface Connection {
@@ -97,10 +99,9 @@ export class Session implements vscode.Disposable {
     await this.#notify("treeline/trusted", {});
   }
 
-  /** Say once more whether the server runs: what has begun to listen since then has not heard it. */
+  /** Let a walkthrough that has just been opened know that the server runs: what was so before, it does not notice. */
   async announce(): Promise<void> {
-    await vscode.commands.executeCommand("setContext", RUNNING, false);
-    await vscode.commands.executeCommand("setContext", RUNNING, this.#state.kind === "running");
+    await vscode.commands.executeCommand("setContext", FOUND, this.#state.kind === "running");
   }
 
   async stop(): Promise<void> {

@@ -50,7 +50,7 @@ def main() -> int:
     if reason := obstacle():
         print(reason, file=sys.stderr)
         return 1
-    with one_window(FILES, LOOKS, (920, 520)) as window:
+    with one_window(FILES, LOOKS, (920, 560)) as window:
         window.wait_until_ready()
         editing(window)
         window.page.mouse.move(5, 5)
@@ -58,7 +58,7 @@ def main() -> int:
         statistics(window)
         walkthrough(window)
     with one_window(
-        dict(reversed(FILES.items())), {**LOOKS, "workbench.activityBar.location": "hidden"}, (560, 300)
+        dict(reversed(FILES.items())), {**LOOKS, "editor.stickyScroll.enabled": False}, (640, 330)
     ) as window:
         window.command("View: Toggle Primary Side Bar Visibility")
         window.focus()
@@ -79,6 +79,7 @@ def editing(window: Workbench) -> None:
 
 def menu(window: Workbench) -> None:
     """What the status item opens."""
+    window.wait_until_ready()
     window.status.click()
     expect(window.page.locator(".quick-input-list .monaco-list-row").first).to_be_visible()
     take(window, "menu")
@@ -96,9 +97,10 @@ def statistics(window: Workbench) -> None:
 
 def walkthrough(window: Workbench) -> None:
     """The first steps."""
+    window.page.set_viewport_size({"width": 1180, "height": 560})
     window.command("View: Toggle Primary Side Bar Visibility")
     window.command("Treeline: First Steps")
-    expect(window.page.get_by_text("First steps with Treeline")).to_be_visible(timeout=60_000)
+    expect(window.page.locator("h2", has_text="First steps with Treeline")).to_be_visible(timeout=60_000)
     step = window.page.locator(".getting-started-step").filter(has_text="Choose a model")
     step.click()
     expect(window.page.locator(".getting-started-media").first).to_be_visible(timeout=60_000)
@@ -115,17 +117,17 @@ def take(window: Workbench, name: str) -> None:
 
 def typing(window: Workbench) -> Iterator[tuple[bytes, int]]:
     """Yield pictures and how long each is shown, in milliseconds."""
-    yield window.page.screenshot(), 600
+    yield window.editor.screenshot(), 600
     for character in "    return":
         window.type(character)
         window.page.wait_for_timeout(50)
-        if character != " ":
-            yield window.page.screenshot(), 120
+        if character in "etr":
+            yield window.editor.screenshot(), 120
     window.wait_for_ghost()
-    yield window.page.screenshot(), 1500
+    yield window.editor.screenshot(), 1500
     window.press("Tab")
     window.wait_for_no_ghost()
-    yield window.page.screenshot(), 2000
+    yield window.editor.screenshot(), 2000
 
 
 def animation(path: Path, frames: Sequence[tuple[bytes, int]]) -> None:

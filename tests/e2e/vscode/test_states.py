@@ -109,6 +109,15 @@ def test_statistics_count_what_was_accepted(open_workbench: Opening) -> None:
     expect(page.locator("tr").filter(has_text=re.compile("^Model"))).to_contain_text("bundled")
 
 
+def test_the_first_steps_know_that_the_server_was_found(open_workbench: Opening) -> None:
+    window = open_workbench()
+    window.wait_until_ready()
+    window.command("Treeline: First Steps")
+    steps = window.page.get_by_role("checkbox")
+    expect(steps.and_(window.page.get_by_label("Get the server: Completed"))).to_be_visible(timeout=60_000)
+    expect(steps.and_(window.page.get_by_label("Choose a model: Not completed"))).to_be_visible()
+
+
 def test_a_secret_file_is_left_alone_and_that_is_said(open_workbench: Opening) -> None:
     window = open_workbench({"main.py": PERIMETER, ".env": "TOKEN=abc\nOTHER_TOKEN"}, show=".env")
     window.wait_until_ready()

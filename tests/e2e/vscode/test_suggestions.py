@@ -121,7 +121,7 @@ def test_an_untitled_file_is_completed(open_workbench: Opening) -> None:
     window.command("Treeline: Try It in a Sample File")
     expect(window.editor).to_be_visible(timeout=60_000)
     window.wait_until_ready()
-    window.type("return")
+    window.type("return", delay=200)  # a new editor learns of the provider a moment later
     assert window.wait_for_ghost()
     assert window.recording.exchanges()[-1].uri.startswith("untitled:")
 

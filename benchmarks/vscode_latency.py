@@ -6,8 +6,8 @@ Headless Chromium shows the workbench, with the packaged extension and the bundl
 that is in no training set, at a steady pace. The page itself notes when a key went down and when the suggestion that
 is drawn has changed for the first time since then. The server's own time is what passes between a request at its
 input and the answer at its output, its wait for the typing to pause included. Keys that show no suggestion, or whose
-suggestion was on its way before, are counted and left out. `engine`: the model was asked; `along`: the typing went
-along with what was shown.
+suggestion was on its way before, are counted and left out. `fresh`: no suggestion stood there before the key; `along`:
+one did, and the typing went along with it or left it for another.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All keystrokes that showed something, those that asked the engine, and those that went along.
+    """All keystrokes that showed something, those before which none stood there, and the others.
 
     `activation_ms`: what the editor says of the extension's start.
     """
@@ -119,7 +119,7 @@ class Result:
     typed: int
     without_suggestion: int
     all: Group
-    engine: Group
+    fresh: Group
     along: Group
 
 
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_json({"environment": here, "result": result})
         return 0
     print_environment(here)
-    rows = [(name, part) for name in ("all", "engine", "along") if (part := getattr(result, name)).keystrokes]
+    rows = [(name, part) for name in ("all", "fresh", "along") if (part := getattr(result, name)).keystrokes]
     print_table(
         ("keystrokes", "n", "key to ghost text: median, p95", "server: median, p95", "the rest: median, p95"),
         [(name, str(part.keystrokes), *map(_spelled, _spreads(part))) for name, part in rows],

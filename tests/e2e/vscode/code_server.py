@@ -38,6 +38,7 @@ QUIET: Mapping[str, Any] = {
     "security.workspace.trust.startupPrompt": "never",
     "telemetry.telemetryLevel": "off",
     "window.confirmBeforeClose": "never",
+    "workbench.editor.useModal": "off",
     "workbench.secondarySideBar.defaultVisibility": "hidden",
     "workbench.startupEditor": "none",
     "workbench.tips.enabled": False,
@@ -63,9 +64,14 @@ class CodeServer:
     process: subprocess.Popen[bytes]
     data: Path
 
+    @property
+    def settings_file(self) -> Path:
+        """The user's settings."""
+        return self.data / "User" / "settings.json"
+
     def settings(self) -> dict[str, Any]:
         """Return the user's settings, as they are on disk."""
-        return json.loads((self.data / "User" / "settings.json").read_text())
+        return json.loads(self.settings_file.read_text())
 
 
 @contextmanager

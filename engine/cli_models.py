@@ -1,7 +1,8 @@
-"""`treeline models`: which models there are, which are on this machine, and how to get or remove them."""
+"""`treeline models`: which models there are, which are on this machine, and how to get, choose or remove them."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Generator, Sequence
@@ -14,6 +15,8 @@ import typer
 
 from engine import cli_options as options
 from engine import hub, pull
+from engine.config import config_path
+from engine.config_file import set_model
 from engine.errors import TreelineError
 from engine.models import PRESETS, REPOSITORIES, Preset, Repository, find_preset
 from engine.terminal import write_json
@@ -25,7 +28,7 @@ Name = Annotated[str, typer.Argument(metavar="PRESET|HF-ID", help="A preset, or 
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """List, download, find and remove models. Everything but `pull` works without a network."""
+    """List, download, find, choose and remove models. Everything but `pull` works without a network."""
     if context.invoked_subcommand is None:
         options.refuse_without_command(context)
 
@@ -134,6 +137,18 @@ def path(
     if preset is None:
         raise TreelineError(f"{name} is no preset, so no drafter belongs to it: see `treeline models list`")
     print(hub.resolve(preset.drafter, "drafter"))
+
+
+@app.command()
+def use(name: Name, config: options.ConfigFile = None) -> None:
+    """Make a model that is on this machine the one of your configuration, for all editors and commands."""
+    folder = hub.resolve(name)
+    if find_preset(name) is None and Path(name).expanduser().is_dir():
+        name = str(folder.resolve())  # every editor starts in a folder of its own
+    named = config or (Path(os.environ["TREELINE_CONFIG"]) if os.environ.get("TREELINE_CONFIG") else None)
+    file = (named or config_path(os.environ)).expanduser()
+    set_model(file, name)
+    print(f"model = {name} in {file}")
 
 
 @app.command()

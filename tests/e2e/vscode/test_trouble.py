@@ -1,0 +1,81 @@
+"""Servers that are restarted, killed, broken or missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.e2e.vscode.conftest import PERIMETER, Opening
+from tests.e2e.vscode.recording import until
+from tests.e2e.vscode.test_suggestions import ask
+
+
+def test_restarting(open_workbench: Opening) -> None:
+    window = open_workbench()
+    window.wait_until_ready()
+    (first,) = window.recording.servers()
+    window.command("Treeline: Restart")
+    until(lambda: len(window.recording.servers()) == 2, "another server")
+    until(lambda: not Path(f"/proc/{first}").exists(), "the end of the first server")
+    window.focus()
+    ask(window)
+
+
+def test_a_killed_server_comes_back_and_completes(open_workbench: Opening) -> None:
+    window = open_workbench()
+    ask(window)
+    window.press("Escape")
+    (first,) = window.recording.servers()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(window.recording.servers()) == 2, "another server")
+    window.wait_until_ready()
+    window.press("Enter")
+    window.type("return")
+    assert window.wait_for_ghost()
+    assert window.page.locator(".notification-toast").count() == 0  # nobody was bothered
+
+
+def test_a_server_that_always_crashes_is_given_up(open_workbench: Opening, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "import sys\nif '--version' in sys.argv:\n    print('treeline-lsp 0.1.0')\nelse:\n    sys.exit('no')\n"
+    )
+    window = open_workbench(machine={"treeline.serverCommand": [sys.executable, str(broken)]})
+    message = window.notification("has crashed 5 times")
+    expect(message).to_be_visible(timeout=120_000)
+    assert "crashed 5 times" in window.summary()
+    message.get_by_role("button", name="Show Logs").click()
+    expect(window.page.locator(".panel .monaco-editor")).to_contain_text("no", timeout=60_000)
+
+
+def test_a_missing_server_is_said_with_help(open_workbench: Opening) -> None:
+    window = open_workbench(machine={"treeline.serverCommand": ["/nowhere/treeline-lsp"]})
+    message = window.notification("Treeline's server was not found")
+    expect(message).to_be_visible(timeout=60_000)
+    assert window.summary() == "the server was not found"
+    for name in ("Install", "Show Logs"):
+        expect(message.get_by_role("button", name=name)).to_be_visible()
+    message.get_by_role("button", name="Open Settings").click()
+    expect(window.page.locator(".settings-editor")).to_contain_text("Treeline: Enabled", timeout=60_000)
+
+
+def test_restricted_mode_until_the_folder_is_trusted(open_workbench: Opening) -> None:
+    files = {
+        "main.py": PERIMETER,
+        ".vscode/settings.json": json.dumps({"treeline.serverCommand": ["/folder/names/this"]}),
+    }
+    window = open_workbench(files, trusted=False)
+    ask(window)  # by the machine's server, not by the folder's
+    (initialize,) = window.recording.sent("initialize")
+    assert initialize["initializationOptions"]["trusted"] is False
+    assert window.recording.sent("treeline/trusted") == []
+    window.command("Workspaces: Manage Workspace Trust")
+    window.page.get_by_role("button", name="Trust", exact=True).click()
+    expect(window.notification("Treeline's server was not found")).to_be_visible(
+        timeout=60_000
+    )  # the folder's counts now

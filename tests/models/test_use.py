@@ -1,0 +1,80 @@
+"""`treeline models use`: what is written into a configuration, and what is left alone."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from engine.cli import main
+from engine.config import load_config
+from engine.config_file import set_model
+
+
+def test_the_choice_is_what_the_configuration_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("TREELINE_CONFIG", raising=False)
+    assert main(["models", "use", "bundled"]) == 0
+    file = tmp_path / "treeline" / "config.toml"
+    assert capsys.readouterr().out == f"model = bundled in {file}\n"
+    assert tomllib.loads(file.read_text()) == {"model": "bundled"}
+
+
+def test_the_file_that_the_environment_names_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "other.toml"
+    monkeypatch.setenv("TREELINE_CONFIG", str(file))
+    assert main(["models", "use", "bundled"]) == 0
+    assert load_config({}, None, {"TREELINE_CONFIG": str(file)}).model == "bundled"
+
+
+def test_a_model_that_is_not_here_is_not_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("TREELINE_CONFIG", raising=False)
+    assert main(["models", "use", "qwen2.5-coder-7b"]) == 1
+    assert "Qwen/Qwen2.5-Coder-7B-Instruct-AWQ" in capsys.readouterr().err
+    assert not (tmp_path / "treeline").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", 'model = "x"\n'),
+        ('# mine\nthreads = 4\nmodel = "old"  # why\n', '# mine\nthreads = 4\nmodel = "x"\n'),
+        ("idle_minutes = 5", 'model = "x"\nidle_minutes = 5\n'),
+        ("\ufeff'model' = 'old'\n", 'model = "x"\n'),
+        ("# model = commented\n", 'model = "x"\n# model = commented\n'),
+    ],
+)
+def test_the_rest_of_the_file_stays(tmp_path: Path, before: str, after: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(before, encoding="utf-8")
+    file.chmod(0o600)
+    set_model(file, "x")
+    assert file.read_text(encoding="utf-8") == after
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "dotfiles.toml", tmp_path / "config.toml"
+    real.write_text("")
+    link.symlink_to(real)
+    set_model(link, "x")
+    assert link.is_symlink()
+    assert real.read_text() == 'model = "x"\n'
+
+
+def test_a_broken_file_is_reported_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("model = \n")
+    monkeypatch.setenv("TREELINE_CONFIG", str(file))
+    assert main(["models", "use", "bundled"]) == 1
+    assert f"{file}:1:9" in capsys.readouterr().err
+    assert file.read_text() == "model = \n"

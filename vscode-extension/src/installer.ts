@@ -1,0 +1,45 @@
+/** Installs the server, with progress, and says what to do where there is none. */
+
+import * as vscode from "vscode";
+import type { Environment } from "./environment.ts";
+import type { Log } from "./log.ts";
+
+const INSTALL = "Install";
+const SETTINGS = "Open Settings";
+const LOGS = "Show Logs";
+
+/** Say that there is no server; help with one click. */
+export async function offerHelp(tried: readonly string[]): Promise<void> {
+  const places = tried.length === 1 ? (tried[0] ?? "") : `${tried.length} places were tried`;
+  const message = `Treeline's server was not found (${places}). Treeline can install it into an environment of its own.`;
+  const chosen = await vscode.window.showErrorMessage(message, INSTALL, SETTINGS, LOGS);
+  if (chosen === INSTALL) await vscode.commands.executeCommand("treeline.installServer");
+  if (chosen === SETTINGS) await vscode.commands.executeCommand("treeline.openSettings");
+  if (chosen === LOGS) await vscode.commands.executeCommand("treeline.showLogs");
+}
+
+/** Install the server; say whether it is there now. */
+export async function install(environment: Environment, log: Log): Promise<boolean> {
+  const title = "Treeline: installing the server (about 1 GB, with PyTorch)";
+  const options = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
+  return vscode.window.withProgress(options, async (progress, token) => {
+    const abort = new AbortController();
+    token.onCancellationRequested(() => abort.abort());
+    const report = (line: string): void => {
+      log.main.info(line);
+      progress.report({ message: line.length > 80 ? `${line.slice(0, 79)}…` : line });
+    };
+    try {
+      await environment.install({ signal: abort.signal, report });
+      return true;
+    } catch (error) {
+      if (abort.signal.aborted) return false;
+      const reason = error instanceof Error ? error.message : String(error);
+      log.main.error(`the installation has failed: ${reason}`);
+      void vscode.window.showErrorMessage(`Treeline's server could not be installed: ${reason}`, LOGS).then((chosen) => {
+        if (chosen === LOGS) log.main.show();
+      });
+      return false;
+    }
+  });
+}

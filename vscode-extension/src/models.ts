@@ -1,0 +1,69 @@
+/** Picks the model that the engine runs, for all editors of this user. */
+
+import * as os from "node:os";
+import * as vscode from "vscode";
+import type { Log } from "./log.ts";
+import { choices, toDownload, type Choice, type Models } from "./modelList.ts";
+import { run } from "./process.ts";
+import { commandLineOf } from "./serverCommand.ts";
+import type { Session } from "./session.ts";
+
+const POLL_MS = 5000;
+
+/** Let the user choose a model; download it if it is not here; use it. */
+export async function pickModel(session: Session, log: Log): Promise<void> {
+  const treeline = commandLine(session);
+  const models = JSON.parse(await treeline(["models", "list", "--json"])) as Models;
+  const items = choices(models, os.totalmem(), session.engine?.model ?? "");
+  const placeHolder = "The model for all editors of yours on this machine";
+  const chosen = await vscode.window.showQuickPick([...items], { placeHolder, matchOnDescription: true });
+  if (chosen === undefined) return;
+  if (chosen.missing && !(await download(chosen, models, treeline, log))) return;
+  log.main.info((await treeline(["models", "use", chosen.name])).trim());
+  await session.execute("treeline.server.restart");
+}
+
+type CommandLine = (args: readonly string[], signal?: AbortSignal) => Promise<string>;
+
+function commandLine(session: Session): CommandLine {
+  const found = session.command && commandLineOf(session.command);
+  if (found === undefined) {
+    throw new Error("the command `treeline` that belongs to this server was not found: use `treeline models` in a terminal");
+  }
+  return async (args, signal) => {
+    const result = await run(found.command, [...found.args, ...args], signal ? { signal } : {});
+    if (result.status !== 0) throw new Error(result.stderr.trim().split("\n").at(-1) ?? "it failed without a word");
+    return result.stdout;
+  };
+}
+
+/** Download a preset; say whether it is there now. What has arrived stays when it is cancelled. */
+async function download(chosen: Choice, models: Models, treeline: CommandLine, log: Log): Promise<boolean> {
+  const question = `Download ${chosen.name}? ${chosen.detail}`;
+  if ((await vscode.window.showInformationMessage(question, { modal: true }, "Download")) !== "Download") return false;
+  const title = `Treeline: downloading ${chosen.name}`;
+  const options = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
+  return vscode.window.withProgress(options, async (progress, token) => {
+    const abort = new AbortController();
+    token.onCancellationRequested(() => abort.abort());
+    const preset = models.presets.find((each) => each.name === chosen.name);
+    let done = 0;
+    const poll = setInterval(() => {
+      void treeline(["models", "list", "--json"]).then((answer) => {
+        const missing = preset ? toDownload(JSON.parse(answer) as Models, preset) : 0;
+        const percentage = Math.floor(100 * (1 - missing / chosen.missing));
+        progress.report({ increment: Math.max(0, percentage - done), message: `${percentage}%` });
+        done = Math.max(done, percentage);
+      }, () => undefined);
+    }, POLL_MS);
+    try {
+      log.main.info((await treeline(["models", "pull", chosen.name], abort.signal)).trim());
+      return true;
+    } catch (error) {
+      if (abort.signal.aborted) return false;
+      throw error;
+    } finally {
+      clearInterval(poll);
+    }
+  });
+}

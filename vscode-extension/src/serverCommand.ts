@@ -1,0 +1,30 @@
+/** How the language server is called, and how the command line that belongs to it is. */
+
+import * as path from "node:path";
+
+export interface ServerCommand {
+  readonly command: string;
+  readonly args: readonly string[];
+  /** Where it was found, for a person. */
+  readonly source: string;
+}
+
+/** Isolated (`-I`): neither the workspace's folder nor an inherited variable decides what is imported. */
+const MODULE = ["-I", "-m", "lsp_server"] as const;
+
+/** Return how `python` is made the server. */
+export function moduleOf(python: string, source: string): ServerCommand {
+  return { command: python, args: MODULE, source };
+}
+
+/** Return how `treeline` is called in the installation that the server is of, or nothing if that cannot be told. */
+export function commandLineOf(server: ServerCommand): { command: string; args: readonly string[] } | undefined {
+  const at = server.args.lastIndexOf("lsp_server");
+  if (at > 0 && server.args[at - 1] === "-m") {
+    return { command: server.command, args: [...server.args.slice(0, at), "engine"] };
+  }
+  const name = path.basename(server.command);
+  if (!/^treeline-lsp(\.exe)?$/.test(name)) return undefined;
+  const command = path.join(path.dirname(server.command), name.replace("-lsp", ""));
+  return { command: path.dirname(server.command) === "." ? name.replace("-lsp", "") : command, args: [] };
+}

@@ -1,0 +1,61 @@
+/** What the user may set. */
+
+import * as vscode from "vscode";
+
+export const SECTION = "treeline";
+
+/** The settings that the server knows; the others are this extension's own. */
+export const SERVER_SETTINGS = [
+  "enabled",
+  "disabledLanguages",
+  "debounceMs",
+  "maxTokens",
+  "deadlineMs",
+  "maxCandidates",
+  "minConfidence",
+  "prefetch",
+  "workspaceContext",
+  "completionFallback",
+] as const;
+
+function section(): vscode.WorkspaceConfiguration {
+  return vscode.workspace.getConfiguration(SECTION);
+}
+
+/** Return what the server is told. */
+export function serverSettings(): Record<string, unknown> {
+  const settings = section();
+  return Object.fromEntries(SERVER_SETTINGS.map((name) => [name, settings.get(name) ?? null]));
+}
+
+/** Return the command that the user has set, or an empty list. */
+export function serverCommand(): readonly string[] {
+  return section().get<string[]>("serverCommand", []);
+}
+
+export function enabled(): boolean {
+  return section().get("enabled", true);
+}
+
+export function disabledLanguages(): readonly string[] {
+  return section().get<string[]>("disabledLanguages", []);
+}
+
+/** Switch suggestions on or off, where that is set now. */
+export async function toggle(): Promise<void> {
+  await write("enabled", !enabled());
+}
+
+/** Switch suggestions in one language on or off, where that is set now. */
+export async function toggleLanguage(language: string): Promise<void> {
+  const languages = disabledLanguages();
+  const others = languages.filter((each) => each !== language);
+  await write("disabledLanguages", others.length < languages.length ? others : [...languages, language]);
+}
+
+/** Write a setting for the workspace if the workspace decides it, else for the user. */
+async function write(name: string, value: unknown): Promise<void> {
+  const settings = section();
+  const forWorkspace = settings.inspect(name)?.workspaceValue !== undefined;
+  await settings.update(name, value, forWorkspace ? vscode.ConfigurationTarget.Workspace : vscode.ConfigurationTarget.Global);
+}

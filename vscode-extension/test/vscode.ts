@@ -1,0 +1,52 @@
+/** As much of the editor's module as the tests' subjects use. What it is told can be looked at. */
+
+type Listener<T> = (value: T) => void;
+
+export class EventEmitter<T> {
+  #listeners: Listener<T>[] = [];
+  readonly event = (listener: Listener<T>) => {
+    this.#listeners.push(listener);
+    return { dispose: () => undefined };
+  };
+  fire(value: T): void {
+    for (const listener of this.#listeners) listener(value);
+  }
+  dispose(): void {
+    this.#listeners = [];
+  }
+}
+
+/** Commands that were run, the first word being the command. */
+export const executed: unknown[][] = [];
+export const commands = {
+  executeCommand: (...words: unknown[]) => {
+    executed.push(words);
+    return Promise.resolve();
+  },
+};
+
+/** Settings by their full names: the user's, and those of the workspace, which are stronger. */
+export const stored = { user: new Map<string, unknown>(), workspace: new Map<string, unknown>() };
+export const ConfigurationTarget = { Global: 1, Workspace: 2 };
+export const workspace = {
+  isTrusted: true,
+  getConfiguration: (section: string) => ({
+    get: (name: string, otherwise?: unknown) => {
+      const key = `${section}.${name}`;
+      return stored.workspace.get(key) ?? stored.user.get(key) ?? otherwise;
+    },
+    inspect: (name: string) => ({ workspaceValue: stored.workspace.get(`${section}.${name}`) }),
+    update: (name: string, value: unknown, target: number) => {
+      (target === ConfigurationTarget.Workspace ? stored.workspace : stored.user).set(`${section}.${name}`, value);
+      return Promise.resolve();
+    },
+  }),
+};
+
+export const window = {
+  /** What the next question is answered with, by the label. */
+  answer: undefined as string | undefined,
+  createOutputChannel: (name: string) => ({ name, lines: [] as string[] }),
+  showQuickPick: (items: { label: string }[]) =>
+    Promise.resolve(items.find((item) => window.answer !== undefined && item.label.includes(window.answer))),
+};

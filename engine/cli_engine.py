@@ -96,8 +96,11 @@ class _Background:
         self._client = Client(config, progress=self._progress)
 
     def stream(self, request: CompletionRequest) -> Iterator[CompletionChunk]:
+        return self._showing(self._client.stream(request))
+
+    def _showing(self, stream: Iterator[CompletionChunk]) -> Iterator[CompletionChunk]:
         with self._client, self._bar:
-            for chunk in self._client.stream(request):
+            for chunk in stream:
                 self._bar.close()
                 self._show = None
                 yield chunk

@@ -53,7 +53,10 @@ class Client:
 
     def stream(self, request: CompletionRequest, document: str = "") -> Generator[CompletionChunk]:
         """Yield verified text as it comes. Closing the generator cancels the work. Raises TreelineError."""
-        self._cancelled = False
+        self._cancelled = False  # now, not when the first piece is asked for: `cancel` may come before that
+        return self._stream(request, document)
+
+    def _stream(self, request: CompletionRequest, document: str) -> Generator[CompletionChunk]:
         body = encode_request(request, self._name, document)
         finished = False
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from engine.request import SamplingParams
 from engine.terminal import stats_line
 
 _HOST = "127.0.0.1"
+_REDRAW_SECONDS = 0.05  # a browser that redraws for each token comes to nothing else, such as a click on Stop
 _FONTS = ("system-ui", "sans-serif")  # those of Gradio's themes would be fetched from elsewhere
 _MONOSPACE = ("ui-monospace", "monospace")
 _WITHOUT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_SHARE": "False"}
@@ -52,6 +54,14 @@ def run(
     page.wait()
 
 
+@dataclass(slots=True)
+class Tab:
+    """What a browser tab is about: every one has its own."""
+
+    answering: bool = False
+    stopped: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """The page: what stands on it, and what its controls do. Every browser tab has a conversation of its own."""
@@ -65,6 +75,7 @@ class Page:
         """Lay the page out."""
         with gr.Blocks(title="Treeline", analytics_enabled=False, fill_height=True) as blocks:
             conversation = gr.State(self.start)
+            tab = gr.State(Tab())
             gr.Markdown(f"## Treeline\nModel: `{self.model}`" + (f"\n\n{NO_CHAT_MODEL}" if self.asking.plain else ""))
             with gr.Row():
                 with gr.Column(scale=3):
@@ -81,8 +92,9 @@ class Page:
                 with gr.Column(scale=1):
                     controls = self._controls(gr)
             outputs = [message, history, conversation, statistics]
-            message.submit(self.say, [message, conversation, *controls], outputs, concurrency_limit=1)
-            stop.click(self.engine.cancel, queue=False)
+            message.submit(self.asked, [tab], queue=False)
+            message.submit(self.say, [tab, message, conversation, *controls], outputs, concurrency_limit=1)
+            stop.click(self.stop, [tab], queue=False)
             for cleared in (clear.click, history.clear):
                 cleared(self.clear, [conversation], outputs[1:])
         return blocks
@@ -99,8 +111,19 @@ class Page:
             gr.Number(sampling.seed, label="Seed", precision=0, minimum=0),
         ]
 
+    def asked(self, tab: Tab) -> None:
+        """A message was sent; it may have to wait for the answers that other tabs get."""
+        tab.stopped = False
+
+    def stop(self, tab: Tab) -> None:
+        """End the answer that this tab gets or waits for."""
+        tab.stopped = True
+        if tab.answering:
+            self.engine.cancel()
+
     def say(
         self,
+        tab: Tab,
         message: str,
         conversation: Conversation,
         system: str,
@@ -113,23 +136,27 @@ class Page:
     ) -> Iterator[tuple[str, list[dict[str, str]], Conversation, str]]:
         """Answer a message: yield the message box, the history, the conversation and the statistics as they change."""
         conversation = replace(conversation, system=system)
-        if not message.strip():
+        if not message.strip() or tab.stopped:
             yield message, turns(conversation), conversation, ""
             return
-        notices, text, line = "", "", ""
+        notices, text, line, drawn = "", "", "", 0.0
         try:
             sampling = SamplingParams(temperature, top_p, int(top_k), penalty, int(seed or 0))
             asking = replace(self.asking, max_tokens=int(max_tokens), sampling=sampling)
+            tab.answering = True
             for piece in ask(self.engine.stream, conversation, message, asking):
                 text += piece.text
                 notices += f"{piece.notice} " if piece.notice else ""
                 if piece.conversation is not None:
                     line = stats_line(piece.stats) if piece.stats else ""
                     yield "", turns(piece.conversation), piece.conversation, notices + line
-                else:
+                elif time.monotonic() - drawn > _REDRAW_SECONDS:
+                    drawn = time.monotonic()
                     yield "", turns(conversation, message, text), conversation, notices
         except TreelineError as error:
             yield message, turns(conversation), conversation, f"**{error}**"
+        finally:
+            tab.answering = False
 
     def clear(self, conversation: Conversation) -> tuple[list[dict[str, str]], Conversation, str]:
         """Forget what was said; the system message stays."""

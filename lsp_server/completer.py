@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from engine.request import Branch, CompletionRequest
+from engine.request import Branch, CompletionRequest, CompletionStats
 from lsp_server.ask import Answer, Ask, Engine, Item
 from lsp_server.cache import Hit, SuggestionCache, typed_since
 from lsp_server.generation import Generation
@@ -24,14 +24,19 @@ ALONG_SECONDS = 0.4  # the same where the typing goes along with it
 class Completer:
     """Answers requests for all documents. For each, the engine works on one generation: that of its latest place."""
 
-    def __init__(self, engine: Engine, busy: Callable[[bool], None]) -> None:
-        """`busy` is called when the engine begins to work for this server, and when it has nothing more to do."""
+    def __init__(
+        self, engine: Engine, busy: Callable[[bool], None], finished: Callable[[CompletionStats], None]
+    ) -> None:
+        """`busy` is called when the engine begins to work for this server, and when it has nothing more to do.
+
+        `finished` is called with the figures of each completion that has run to its end.
+        """
         self.options = Options()
         self.pace = Pace()
         self.cache = SuggestionCache()
-        self.last: Generation | None = None  # that was answered from, for statistics
         self._engine = engine
         self._busy = busy
+        self._finished = finished
         self._asking: dict[str, asyncio.Task[Answer]] = {}
         self._live: dict[str, Generation] = {}
         self._places: dict[str, View] = {}  # where somebody types in each document
@@ -101,7 +106,7 @@ class Completer:
             return await self._show(Hit(self._generate(ask), "", ""), ask, "answered")
         if hit.branch:
             return await self._show(self._follow(hit, ask), ask, "branch")
-        known = hit.generation.done and len(hit.text) > len(hit.typed) and not ask.invoked
+        known = hit.generation.settled and len(hit.text) > len(hit.typed) and not ask.invoked
         through: Kind = "prefetched" if hit.generation.ahead and not hit.generation.shown else "typed through"
         return await self._show(hit, ask, through if known else "answered")
 
@@ -153,7 +158,6 @@ class Completer:
         if item is None:
             return Answer(self._nothing(ask, generation, shown))
         generation.shown = shown.text
-        self.last = generation
         items = [item]
         if ask.invoked and shown.complete:
             await self._add_others(items, hit, ask)
@@ -284,6 +288,8 @@ class Completer:
     def _ended(self, generation: Generation) -> None:
         if generation.first_text_ms is not None:
             self.pace.answered(generation.first_text_ms / 1000)
+        if generation.stats is not None:
+            self._finished(generation.stats)
         if self._live.get(generation.view.uri) is generation:
             del self._live[generation.view.uri]
         if not self._live:

@@ -65,6 +65,11 @@ class Generation:
         return bool(self.error) or (self.finish_reason == "cancelled" and not self.enough)
 
     @property
+    def settled(self) -> bool:
+        """Whether all that will be shown of it is there."""
+        return self.done or self.enough
+
+    @property
     def live(self) -> bool:
         """Whether the engine works on it."""
         return self._task is not None and not self._task.done()

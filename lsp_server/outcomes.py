@@ -25,7 +25,6 @@ Kind = Literal[
     "engine error",
     "unknown document",
 ]
-SHOWN: tuple[Kind, ...] = ("answered", "typed through", "branch", "prefetched")
 WITHOUT_PASS: tuple[Kind, ...] = ("typed through", "branch", "prefetched")
 
 

@@ -23,7 +23,7 @@ from lsp_server.engine_client import EngineClient
 from lsp_server.exclusions import Exclusions
 from lsp_server.feedback import Feedback
 from lsp_server.options import SECTION, Options, read_options
-from lsp_server.outcomes import SHOWN, Kind, Outcome, Outcomes
+from lsp_server.outcomes import Kind, Outcome, Outcomes
 from lsp_server.protocol import Arrived, Protocol, make_converter
 from lsp_server.source_text import SourceText
 from lsp_server.status import Status
@@ -55,7 +55,7 @@ class TreelineServer(LanguageServer):
         self.outcomes = Outcomes()
         self.feedback = Feedback()
         self.engine = EngineClient(self.status.engine_changed, config_file)
-        self.completer = Completer(self.engine, self.status.busy_changed)
+        self.completer = Completer(self.engine, self.status.busy_changed, self.status.finished)
         self.exclusions = Exclusions([])
         self.context = ContextBuilder(self.exclusions)
         self.can_notify = False
@@ -211,8 +211,6 @@ class TreelineServer(LanguageServer):
             if answer.items:
                 self.feedback.shown(snapshot.uri, answer.items[0], snapshot.line, snapshot.column)
         self.outcomes.add(answer.outcome)
-        if answer.outcome.kind in SHOWN and self.completer.last is not None:
-            self.status.answered(self.completer.last.stats)
         outcome = answer.outcome  # a server's own words for an error may quote what it was sent
         logger.debug(
             "%s", replace(outcome, detail="").as_line() if outcome.kind == "engine error" else outcome.as_line()

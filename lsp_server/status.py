@@ -42,12 +42,12 @@ class Status:
     def busy_changed(self, busy: bool) -> None:
         """The engine works for this server, or does so no more."""
         self._busy = busy
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._later)
+        self._send_soon()
 
-    def answered(self, stats: CompletionStats | None) -> None:
-        """A completion has ended."""
-        self._stats = stats or self._stats
+    def finished(self, stats: CompletionStats) -> None:
+        """A completion has run to its end."""
+        self._stats = stats
+        self._send_soon()
 
     def enabled_changed(self, enabled: bool) -> None:
         """Suggestions were switched on or off."""
@@ -74,6 +74,11 @@ class Status:
             "acceptedPerPass": round(stats.accepted_per_pass, 2) if stats else None,
             "engineMemoryBytes": stats.peak_rss_bytes if stats else None,
         }
+
+    def _send_soon(self) -> None:
+        """Tell the client what holds when the bustle of a keystroke is over."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._later)
 
     def _later(self) -> None:
         self._timer = None

@@ -69,7 +69,7 @@ def page(where: str) -> Iterator[Page]:
     """The page in a fresh browser, which notes whom it asks for anything."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1200, "height": 860})
+        opened = browser.new_context(viewport={"width": 1200, "height": 860}).new_page()
         asked: set[str] = set()
         opened.on("request", lambda request: asked.add(urlsplit(request.url).hostname or ""))
         opened.goto(where, timeout=120_000)
@@ -111,8 +111,9 @@ def test_text_arrives_while_the_answer_is_computed(page: Page) -> None:
             if (told) window.lengths.add(told.innerText.length);
         }).observe(document.body, {subtree: true, childList: true, characterData: true}); }"""
     )
+    page.get_by_label("number input for Temperature").fill("2")
     page.get_by_label("number input for Most tokens").fill("400")
-    say(page, "import os")
+    say(page, "numbers = [")
     assert page.evaluate("window.lengths.size") > 3
 
 
@@ -128,19 +129,40 @@ def test_the_sliders_decide_how_the_next_answer_is_sampled(page: Page) -> None:
 
 
 def test_stop_ends_the_answer_and_keeps_what_there_is(page: Page, environment: dict[str, str]) -> None:
+    say(page, "import os")  # the engine and the browser have loaded what they need
     page.get_by_label("number input for Temperature").fill("2")
     page.get_by_label("number input for Most tokens").fill("1500")
     page.locator("#message textarea").fill("numbers = [")
     page.locator("#message button.submit-button").click()
-    page.wait_for_function("document.querySelector('#history .bot')?.innerText.trim().length > 20", timeout=30_000)
+    second = "document.querySelectorAll('#history .bot.message, #history .message.bot')[1]"
+    page.wait_for_function(f"{second}?.innerText.trim().length > 20", timeout=30_000)
     page.locator("#stop").click()
     (daemon,) = running(environment)
     late = time.monotonic() + 30
     while " chat cancelled: " not in daemon.files.log.read_text():
         assert time.monotonic() < late
         page.wait_for_timeout(20)
-    (stopped,) = answers(page)
+    _, stopped = answers(page)
     assert stopped.strip()
+
+
+def test_stop_ends_what_its_own_tab_waits_for(page: Page, where: str, environment: dict[str, str]) -> None:
+    say(page, "import os")
+    other = page.context.new_page()
+    other.goto(where, timeout=120_000)
+    other.locator("#message textarea").fill("import sys")
+    page.get_by_label("number input for Temperature").fill("2")
+    page.get_by_label("number input for Most tokens").fill("1500")
+    page.locator("#message textarea").fill("numbers = [")
+    (daemon,) = running(environment)
+    cancelled = daemon.files.log.read_text().count(" chat cancelled: ")
+    page.locator("#message button.submit-button").click()
+    other.locator("#message button.submit-button").click()
+    other.locator("#stop").click()
+    page.locator("#statistics", has_text=re.compile(r"\b\d{3,} tokens")).wait_for(timeout=60_000)
+    other.wait_for_function("document.querySelector('#message textarea').value === 'import sys'", timeout=30_000)
+    assert answers(other) == []
+    assert daemon.files.log.read_text().count(" chat cancelled: ") == cancelled
 
 
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:

@@ -23,7 +23,7 @@ QUIET = Options(debounce_ms=0, prefetch=False)
 
 
 def made(engine: ScriptedEngine, options: Options = QUIET) -> Completer:
-    completer = Completer(engine, lambda busy: None)
+    completer = Completer(engine, lambda busy: None, lambda stats: None)
     completer.options = options
     return completer
 

@@ -109,6 +109,13 @@ def test_cancel_from_another_thread_ends_the_stream(server: Served, client: Clie
     assert client.complete(SHORT).finish_reason != "cancelled"
 
 
+def test_cancel_before_the_first_piece_is_asked_for_counts(client: Client) -> None:
+    stream = client.stream(SHORT)
+    client.cancel()
+    assert [chunk.finish_reason for chunk in stream] == ["cancelled"]
+    assert client.complete(SHORT).finish_reason != "cancelled"
+
+
 def test_a_newer_request_for_the_same_document_cancels_the_older(server: Served) -> None:
     with (
         Client(name="editor", environment=server.environment) as first,

@@ -166,10 +166,12 @@ def test_a_model_is_picked_for_all_editors(open_workbench: Opening, tmp_path: Pa
         window.command("Treeline: Pick Model")
         row = window.page.locator(".quick-input-list .monaco-list-row").filter(has_text="bundled").first
         expect(row).to_be_visible(timeout=60_000)
+        before = len(window.said())
         row.click()
         file = tmp_path / "config" / "treeline" / "config.toml"
         until(file.exists, "the configuration")
         assert file.read_text() == 'model = "bundled"\n'
+        until(lambda: any("starting" in each or "loading" in each for each in window.said()[before:]), "a new engine")
         window.wait_until_ready()
         window.focus()
         window.type("    return")

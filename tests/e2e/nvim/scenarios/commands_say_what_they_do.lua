@@ -13,7 +13,7 @@ return {
         return t.notified():find(what)
       end)
     end
-    says("Treeline explain", "Treeline: answered")
+    says("Treeline explain", "Treeline: %l+ ?%l* %(.*cache %d+ ms") -- what became of the latest request, and its stages
     says("Treeline statistics", "charactersSaved")
     says("Treeline toggle", "Treeline: suggestions off")
     t.wait("the status", function()

@@ -30,7 +30,7 @@ STATISTICS = (
 )
 PROMPT = r"\n>\s*$"  # with nothing after it yet
 CTRL_C, CTRL_D, UP, ALT_ENTER = "\x03", "\x04", "\x1b[A", "\x1b\r"
-ENDLESS = ["--max-tokens", "1500", "--temperature", "2", "--seed", "1"]
+ENDLESS = ["--max-tokens", "1500", "--temperature", "2", "--seed", "0"]
 
 
 class Terminal:

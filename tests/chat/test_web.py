@@ -157,7 +157,8 @@ def test_stop_ends_what_its_own_tab_waits_for(page: Page, where: str, environmen
     (daemon,) = running(environment)
     cancelled = daemon.files.log.read_text().count(" chat cancelled: ")
     page.locator("#message button.submit-button").click()
-    other.locator("#message button.submit-button").click()
+    with other.expect_response(lambda response: response.url.endswith("/run/predict")):  # it is noted as asked
+        other.locator("#message button.submit-button").click()
     other.locator("#stop").click()
     page.locator("#statistics", has_text=re.compile(r"\b\d{3,} tokens")).wait_for(timeout=60_000)
     other.wait_for_function("document.querySelector('#message textarea').value === 'import sys'", timeout=30_000)

@@ -156,7 +156,7 @@ def test_statistics(client: Client, scripted: ScriptedEngine) -> None:
     file = OpenFile(client, "file:///a.py")
     file.open("a = ")
     assert file.complete()
-    assert file.complete()
+    assert file.complete(kind=2)
     file.change(((0, 4), (0, 4), "range(3)"))
     found = command(client, "statistics")
     assert found["requests"] == {"answered": 1, "typed through": 1}

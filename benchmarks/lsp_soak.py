@@ -26,20 +26,23 @@ from pathlib import Path
 from benchmarks.common import ROOT, environment, print_environment, print_json, print_table
 from benchmarks.lsp_person import Open, Person, Text
 from engine.bench_replay import private_runtime, ready, resident, same_text, session
-from engine.bench_replay_client import LanguageClient
 from engine.config import EngineConfig
 from engine.launch import running
 from training.common import progress
 
 CLIENTS = 2
-SETTLED = 0.2  # of the operations, after which memory is first read
+PARTS = 10  # of the operations; memory is read after each
+SETTLED = 2  # parts, after which it should not grow any more
 FLAT = 0.1  # that memory may grow
 EXPECTED = re.compile(r"^$")  # of standard error: nothing at all
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`lost`: requests without an answer. `strays`: answers that nobody waits for. `unexpected`: lines of stderr."""
+    """`lost`: requests without an answer. `strays`: answers that nobody waits for. `unexpected`: lines of stderr.
+
+    `bytes`: of memory that each server holds, after each tenth of the operations.
+    """
 
     operations: int
     requests: int
@@ -49,15 +52,14 @@ class Result:
     failed: int
     differing: int
     kills: int
-    settled_bytes: tuple[int, ...]
-    final_bytes: tuple[int, ...]
+    bytes: tuple[tuple[int, ...], ...]
     unexpected: tuple[str, ...]
     outcomes: Mapping[str, int]
 
     @property
     def growth(self) -> float:
         """How much the server that has grown most is larger at the end, as a part of what it was."""
-        pairs = zip(self.settled_bytes, self.final_bytes, strict=True)
+        pairs = zip(self.bytes[SETTLED - 1], self.bytes[-1], strict=True)
         return max((last / first - 1 for first, last in pairs if first), default=0.0)
 
     def wrong(self, *, memory: bool = True) -> str:
@@ -114,20 +116,18 @@ async def soak(
             await person.visit()
         marks = {round(operations * (number + 1) / (kills + 1)) for number in range(kills)}
         killed = 0
-        settled: tuple[int, ...] = ()
+        parts = {round(operations * (number + 1) / PARTS) for number in range(PARTS)}
+        sizes: list[tuple[int, ...]] = []
         for number in range(1, operations + 1):
             await people[chance.randrange(CLIENTS)].act()
             if number in marks:
                 killed += _kill(variables)
-            if number == round(SETTLED * operations):
-                settled = _memory(clients)
-                tell(f"{number} operations, {settled} bytes")
-            elif number % 1000 == 0:
-                tell(f"{number} operations, {_memory(clients)} bytes")
+            if number in parts:
+                sizes.append(tuple(resident(client.process.pid) or 0 for client in clients))
+                tell(f"{number} operations, {sizes[-1]} bytes")
         for person in people:
             await person.settle()
         differing = sum([not await same_text(p.client, d.uri, d.text.text) for p in people for d in p.documents])
-        final = _memory(clients)
         outcomes: Counter[str] = Counter()
         for client in clients:
             told = await client.ask("workspace/executeCommand", {"command": "treeline.server.statistics"})
@@ -138,13 +138,9 @@ async def soak(
     strays = sum(client.strays for client in clients)
     lost += requests - answers.total()
     return Result(
-        operations, requests, dict(answers), lost, strays, answers["error"], differing, killed, settled, final,
+        operations, requests, dict(answers), lost, strays, answers["error"], differing, killed, tuple(sizes),
         tuple(lines), dict(outcomes),
     )  # fmt: skip
-
-
-def _memory(clients: tuple[LanguageClient, ...]) -> tuple[int, ...]:
-    return tuple(resident(client.process.pid) or 0 for client in clients)
 
 
 def _kill(variables: Mapping[str, str]) -> int:
@@ -157,7 +153,7 @@ def _kill(variables: Mapping[str, str]) -> int:
 
 def print_result(result: Result) -> None:
     """A table for people."""
-    sizes = [f"{size / 2**20:.0f}" for size in (*result.settled_bytes, *result.final_bytes)]
+    sizes = [" ".join(f"{size / 2**20:.0f}" for size in server) for server in zip(*result.bytes, strict=True)]
     rows = [
         ("operations", str(result.operations)),
         ("requests", str(result.requests)),
@@ -166,8 +162,7 @@ def print_result(result: Result) -> None:
         ("answers too many", str(result.strays)),
         ("daemons killed", str(result.kills)),
         ("documents that differ", str(result.differing)),
-        ("servers' MiB, after a fifth", " ".join(sizes[: len(result.settled_bytes)])),
-        ("servers' MiB, at the end", " ".join(sizes[len(result.settled_bytes) :])),
+        *(("a server's MiB, after each tenth", size) for size in sizes),
         *((f"reason: {kind}", str(count)) for kind, count in sorted(result.outcomes.items())),
     ]
     print_table(("", ""), rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.bench import Outcome, Result
+from engine.doctor import physical_memory
 
 GapOf = Callable[[Result, int], float]
 
@@ -170,9 +170,8 @@ def hardware() -> Hardware:
 
     from engine.kernels import cpu
 
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     python = platform.python_version()
-    return Hardware(_processor(), cpu.threads(), memory, platform.platform(), python, str(torch.__version__))
+    return Hardware(_processor(), cpu.threads(), physical_memory(), platform.platform(), python, str(torch.__version__))
 
 
 def _processor() -> str:

@@ -40,6 +40,7 @@ SHELL = (
     "engine.cli_bench",
     "engine.cli_chat",
     "engine.cli_complete",
+    "engine.cli_doctor",
     "engine.cli_engine",
     "engine.cli_exit",
     "engine.cli_models",

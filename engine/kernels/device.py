@@ -22,6 +22,16 @@ def pick_device(name: str, prefer_gpu: bool) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
 
+def gpu_memory() -> tuple[int, int]:
+    """Return the bytes of the current GPU's memory that are free, and all of them; zeros where torch finds no GPU."""
+    return torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+
+
+def gpu_name() -> str:
+    """Return what the current GPU is called."""
+    return torch.cuda.get_device_name()
+
+
 def runs_triton(device: torch.device) -> bool:
     """Tell whether the kernels of `engine.kernels.cuda` run on `device`: a GPU since Ampere, with Triton installed."""
     if device.type != "cuda" or find_spec("triton") is None:
@@ -35,10 +45,8 @@ def memory_explained(what: str) -> Generator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        room = ""
-        if torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
-            room = f" of {total / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        free, total = gpu_memory()
+        room = f" of {total / 2**30:.1f} GiB, {free / 2**30:.1f} are free" if total else ""
         raise TreelineError(
             f"the GPU's memory is full{room}: {what}; close what else uses the GPU, choose a smaller model or"
             " context_length, or use --device cpu"

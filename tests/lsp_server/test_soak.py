@@ -17,4 +17,5 @@ def test_three_hundred_operations_lose_nothing() -> None:
     assert result.requests > 100
     assert sum(result.answers.values()) == result.requests
     assert result.kills == 1
-    assert all(result.settled_bytes)
+    assert len(result.bytes) == 10
+    assert all(result.bytes[0])

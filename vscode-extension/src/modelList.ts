@@ -27,14 +27,14 @@ export interface Choice {
 }
 
 /** Return the presets as a list to choose from, for a machine with so many bytes of memory. */
-export function choices(models: Models, memory: number, current: string): readonly Choice[] {
+export function choices(models: Models, memory: number, current: string, suggested: string): readonly Choice[] {
   return models.presets.map((preset) => {
     const missing = toDownload(models, preset);
     const licence = models.repositories.find((each) => each.id === preset.target)?.licence;
     const parts = [fit(models, preset, memory), missing ? `${spelled(missing)} to download` : "on this machine"];
     return {
       label: preset.name === current ? `$(check) ${preset.name}` : preset.name,
-      description: preset.summary,
+      description: preset.name === suggested ? `${preset.summary} (suggested for this machine)` : preset.summary,
       detail: [...parts, ...(licence ? [`licence: ${licence}`] : [])].join(" · "),
       name: preset.name,
       missing,

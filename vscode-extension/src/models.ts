@@ -13,8 +13,9 @@ const POLL_MS = 5000;
 /** Let the user choose a model; download it if it is not here; use it. */
 export async function pickModel(session: Session, log: Log): Promise<void> {
   const treeline = commandLine(session);
-  const models = JSON.parse(await treeline(["models", "list", "--json"])) as Models;
-  const items = choices(models, os.totalmem(), session.engine?.model ?? "");
+  const [listed, suggested] = await Promise.all([treeline(["models", "list", "--json"]), suggestion(treeline)]);
+  const models = JSON.parse(listed) as Models;
+  const items = choices(models, os.totalmem(), session.engine?.model ?? "", suggested);
   const placeHolder = "The model for all editors of yours on this machine";
   const chosen = await vscode.window.showQuickPick([...items], { placeHolder, matchOnDescription: true });
   if (chosen === undefined) return;
@@ -35,6 +36,11 @@ function commandLine(session: Session): CommandLine {
     if (result.status !== 0) throw new Error(result.stderr.trim().split("\n").at(-1) ?? "it failed without a word");
     return result.stdout;
   };
+}
+
+/** The preset that `treeline doctor` finds suitable for this machine; none if it finds something amiss. */
+async function suggestion(treeline: CommandLine): Promise<string> {
+  return treeline(["doctor", "--json"]).then((answer) => (JSON.parse(answer) as { suggested: string }).suggested, () => "");
 }
 
 /** Download a preset; say whether it is there now. What has arrived stays when it is cancelled. */

@@ -176,10 +176,11 @@ const MODELS: Models = {
 };
 
 test("models say whether they fit and what is to be downloaded", () => {
-  const list = choices(MODELS, 16e9, "seven");
+  const list = choices(MODELS, 16e9, "seven", "seven");
   assert.deepEqual(list.map((each) => each.missing), [0, 1e9, 31e9, 31e9]);
   assert.equal(list[0]?.detail, "fits any machine · on this machine");
   assert.equal(list[1]?.label, "$(check) seven");
+  assert.deepEqual(list.map((each) => each.description.endsWith("(suggested for this machine)")), [false, true, false, false]);
   assert.equal(list[1].detail, "fits: needs 10.0 GB of 16.0 GB · 1.0 GB to download · licence: Apache-2.0");
   const [, , seventy, gpu] = list.map((each) => each.detail);
   assert.match(seventy ?? "", /larger than this machine's 16.0 GB/);

@@ -80,6 +80,7 @@ def serve(options: ServeOptions, listening: Callable[[str], None]) -> None:
         if options.host is not None and options.port is not None:
             sockets.append(listen(options.host, options.port))
         _write_address(files, config, sockets[0], token)
+        sockets[0].listen(128)  # whoever can connect now finds the address that says whose this is
         where = " and ".join(_spelled(each) for each in sockets)
         logger.info("Treeline %s, process %d, serves %s at %s", __version__, os.getpid(), config.model, where)
         listening(where)
@@ -106,7 +107,7 @@ def _locked(files: DaemonFiles) -> Generator[None]:
 
 
 def _own_socket(files: DaemonFiles) -> socket.socket:
-    """Listen where clients of this user look: a Unix socket, or a loopback port where its path would be too long."""
+    """Bind to where clients of this user look: a Unix socket, or a loopback port where its path would be too long."""
     if not files.socket_fits():
         return listen("127.0.0.1", 0)
     own = socket.socket(socket.AF_UNIX)
@@ -115,7 +116,6 @@ def _own_socket(files: DaemonFiles) -> socket.socket:
         own.bind(str(files.socket))
     finally:
         os.umask(before)
-    own.listen(128)
     return own
 
 

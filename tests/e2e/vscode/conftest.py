@@ -59,14 +59,14 @@ def extensions(vsix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(vsix, tmp_path_factory.mktemp("installed"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def engine_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment in which the engine is the tests' own: the first window starts it, all share it."""
     with private_daemons(tmp_path_factory.mktemp("engines")) as environment:
         yield environment
 
 
-@pytest.fixture(scope="package")  # as long as it is open, playwright's event loop runs, and asyncio.run fails
+@pytest.fixture(scope="module")  # as long as it is open, playwright's event loop runs, and asyncio.run fails
 def browser() -> Iterator[Any]:
     """Chromium."""
     from playwright.sync_api import sync_playwright
@@ -160,6 +160,8 @@ def report_failure(request: pytest.FixtureRequest, opened: list[Any], folder: Pa
     if not getattr(request.node, "failed", False):
         return
     for number, workbench in enumerate(opened):
+        if workbench.page.is_closed():
+            continue
         picture = folder / f"window{number}.png"
         workbench.page.screenshot(path=picture)
         print(f"window {number}: {picture}; status: {workbench.summary()!r}")

@@ -28,9 +28,7 @@ def type_for_nothing(window: Workbench, text: str = "    return") -> None:
 
 def test_the_states_of_a_start(open_workbench: Opening, tmp_path: Path) -> None:
     with private_daemons(tmp_path / "daemons") as environment:
-        window = open_workbench(show=None, environment=environment)
-        window.wait_for_summary("^idle")
-        window.open("main.py")
+        window = open_workbench(environment=environment)
         window.wait_until_ready()
         window.type("    return")
         window.wait_for_ghost()
@@ -39,10 +37,14 @@ def test_the_states_of_a_start(open_workbench: Opening, tmp_path: Path) -> None:
         said = window.said()
         window.page.close()
     assert any("Treeline: starting the server" in each for each in said)
-    assert any(re.fullmatch(r"Treeline \d+% \| Treeline: loading \w+: layer \d+ of \d+", each) for each in said), said
+    assert any("Treeline: starting the engine" in each for each in said)
     assert any("Treeline: the model is working" in each for each in said)
-    kinds = [each["state"] for each in window.recording.statuses()]
-    assert list(dict.fromkeys(kinds)) == ["starting", "loading", "ready"]
+    statuses = window.recording.statuses()
+    kinds = [each["state"] for each in statuses if each["state"] != "loading"]
+    assert list(dict.fromkeys(kinds)) == ["starting", "ready"]
+    if any(each["total"] for each in statuses):  # on an idle machine, a model so small may be there at once
+        percent = r"Treeline \d+% \| Treeline: loading \w+: layer \d+ of \d+"
+        assert any(re.fullmatch(percent, each) for each in said), said
 
 
 def test_pausing_and_going_on(open_workbench: Opening) -> None:

@@ -302,6 +302,7 @@ def test_line_separators_within_the_text_do_not_part_a_line(tmp_path: Path) -> N
 
 def test_a_start_that_nobody_waits_for_any_more_leaves_no_thread(tmp_path: Path) -> None:
     with private_daemons(tmp_path / "run") as environment:
+        before = threading.active_count()
 
         async def ask() -> None:
             async with AsyncClient(environment=environment) as client:
@@ -311,7 +312,7 @@ def test_a_start_that_nobody_waits_for_any_more_leaves_no_thread(tmp_path: Path)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                assert threading.active_count() == 1
+                assert threading.active_count() <= before
                 assert (await client.complete(SHORT)).finish_reason == "length"  # what was started serves
 
         asyncio.run(ask())

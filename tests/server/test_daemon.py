@@ -194,8 +194,8 @@ def test_a_busy_daemon_of_another_version_is_left_alone(environment: dict[str, s
     with httpx.Client(transport=transport, base_url="http://x", timeout=60) as theirs:
         while theirs.get("/health").json()["status"] == "loading":
             time.sleep(0.05)
-        body = {"prompt": "x = [", "max_tokens": 1500, "stream": True, "seed": 1}
-        with theirs.stream("POST", "/v1/completions", json=body | {"n": 4}) as response:
+        body = {"prompt": "numbers = [", "max_tokens": 1500, "stream": True, "temperature": 2, "seed": 0}
+        with theirs.stream("POST", "/v1/completions", json=body | {"n": 16}) as response:
             next(response.iter_lines())
             with Client(environment=environment) as client, pytest.raises(TreelineError, match=r"0\.0\.1.* busy"):
                 client.complete(SHORT)

@@ -10,14 +10,6 @@ import pytest
 from tests.server.serving import private_daemons
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give real editors further tries: on a busy machine their own time limits may pass. What is wrong fails again."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.flaky(reruns=2))
-
-
 @pytest.fixture(scope="session")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment in which the bundled pair is started by the first editor and ended with the tests."""

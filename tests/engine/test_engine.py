@@ -141,7 +141,7 @@ def test_a_memory_limit_is_checked_before_anything_is_loaded(pair_paths: PairPat
     config = EngineConfig(model=str(pair_paths.target), drafter="none", memory=1024)
     with pytest.raises(TreelineError, match="need more than the 0 MiB that memory allows, and cannot be streamed"):
         Engine.load(config)
-    Engine.load(replace(config, memory=2**30))
+    Engine.load(replace(config, memory=2**34))
 
 
 def test_loading_tells_how_far_it_is(pair_paths: PairPaths) -> None:

@@ -145,8 +145,7 @@ def use(name: Name, config: options.ConfigFile = None) -> None:
     folder = hub.resolve(name)
     if find_preset(name) is None and Path(name).expanduser().is_dir():
         name = str(folder.resolve())  # every editor starts in a folder of its own
-    named = config or (Path(os.environ["TREELINE_CONFIG"]) if os.environ.get("TREELINE_CONFIG") else None)
-    file = (named or config_path(os.environ)).expanduser()
+    file = config_path(os.environ, config)
     set_model(file, name)
     print(f"model = {name} in {file}")
 

@@ -182,8 +182,10 @@ def parse_text(key: str, text: str) -> object:
 # --- files and the environment ---------------------------------------------------------------------------------------
 
 
-def config_path(environment: Mapping[str, str]) -> Path:
-    """Return where the user's configuration file is, whether it exists or not."""
+def config_path(environment: Mapping[str, str], file: Path | None = None) -> Path:
+    """Return where the configuration is, there or not: `file`, what `TREELINE_CONFIG` names, or the user's own."""
+    if named := file or environment.get("TREELINE_CONFIG"):
+        return Path(named).expanduser()
     base = environment.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "treeline" / "config.toml"
 
@@ -239,8 +241,8 @@ def load_config(overrides: Mapping[str, object], file: Path | None, environment:
     `overrides`: checked values by key (the command line's). `file`: must exist if given; otherwise the variable
     `TREELINE_CONFIG` or the user's own file is read where there is one. Raises TreelineError.
     """
-    named = file or (Path(environment["TREELINE_CONFIG"]) if environment.get("TREELINE_CONFIG") else None)
-    path = (named or config_path(environment)).expanduser()
-    values = read_config(path) if named is not None or path.exists() else {}
+    path = config_path(environment, file)
+    named = file is not None or environment.get("TREELINE_CONFIG")
+    values = read_config(path) if named or path.exists() else {}
     merged = {**values, **_from_environment(environment), **overrides}
     return EngineConfig(**cast("dict[str, Any]", {**preset_settings(merged.get("model")), **merged}))

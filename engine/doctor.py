@@ -136,8 +136,7 @@ def _extra(what: str, packages: tuple[str, ...], extra: str) -> Finding:
 
 
 def _configuration(file: Path | None, environment: Mapping[str, str]) -> Iterator[Finding]:
-    named = file or environment.get("TREELINE_CONFIG")
-    path = Path(named) if named else config_path(environment)
+    path = config_path(environment, file)
     try:
         config = load_config({}, file, environment)
     except TreelineError as error:

@@ -24,23 +24,25 @@ export async function pickModel(session: Session, log: Log): Promise<void> {
   await session.execute("treeline.server.restart");
 }
 
-type CommandLine = (args: readonly string[], signal?: AbortSignal) => Promise<string>;
+/** Runs `treeline`; a status that is not in `expected` is an error. */
+type CommandLine = (args: readonly string[], signal?: AbortSignal, expected?: readonly (number | null)[]) => Promise<string>;
 
 function commandLine(session: Session): CommandLine {
   const found = session.command && commandLineOf(session.command);
   if (found === undefined) {
     throw new Error("the command `treeline` that belongs to this server was not found: use `treeline models` in a terminal");
   }
-  return async (args, signal) => {
+  return async (args, signal, expected = [0]) => {
     const result = await run(found.command, [...found.args, ...args], signal ? { signal } : {});
-    if (result.status !== 0) throw new Error(result.stderr.trim().split("\n").at(-1) ?? "it failed without a word");
+    if (!expected.includes(result.status)) throw new Error(result.stderr.trim().split("\n").at(-1) ?? "it failed without a word");
     return result.stdout;
   };
 }
 
-/** The preset that `treeline doctor` finds suitable for this machine; none if it finds something amiss. */
+/** The preset that `treeline doctor` finds suitable for this machine; status 1: the model in use is amiss, say. */
 async function suggestion(treeline: CommandLine): Promise<string> {
-  return treeline(["doctor", "--json"]).then((answer) => (JSON.parse(answer) as { suggested: string }).suggested, () => "");
+  const answer = treeline(["doctor", "--json"], undefined, [0, 1]);
+  return answer.then((text) => (JSON.parse(text) as { suggested: string }).suggested).catch(() => "");
 }
 
 /** Download a preset; say whether it is there now. What has arrived stays when it is cancelled. */

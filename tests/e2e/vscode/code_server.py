@@ -123,14 +123,15 @@ def command(data: Path, extensions: Path) -> list[str]:
     return [str(NODE), str(ENTRY), *places]
 
 
-def install(vsix: Path, folder: Path) -> Path:
-    """Install an extension from its file into a folder of extensions of its own, and return that."""
+def install(folder: Path, *files: Path) -> Path:
+    """Install extensions from their files into a folder of extensions of its own, and return that."""
     extensions = folder / "extensions"
     environment = {**os.environ, "EXTENSIONS_GALLERY": "{}"}
     (folder / "data").mkdir(parents=True)
-    arguments = [*command(folder / "data", extensions), "--install-extension", str(vsix)]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for file in files:
+        arguments = [*command(folder / "data", extensions), "--install-extension", str(file)]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
     return extensions
 
 

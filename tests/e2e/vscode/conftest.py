@@ -56,7 +56,7 @@ def vsix() -> Path:
 @pytest.fixture(scope="session")
 def extensions(vsix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the extension installed."""
-    return install(vsix, tmp_path_factory.mktemp("installed"))
+    return install(tmp_path_factory.mktemp("installed"), vsix)
 
 
 @pytest.fixture(scope="session")

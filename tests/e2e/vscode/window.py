@@ -39,7 +39,7 @@ def one_window(
     recording = Recording(place / "messages.jsonl")
     machine = {"treeline.serverCommand": recorded(recording)}
     with private_daemons(place / "engines") as own, sync_playwright() as playwright:
-        extensions = install(max((ROOT / "dist").glob(PACKAGE)), place / "installed")
+        extensions = install(place / "installed", max((ROOT / "dist").glob(PACKAGE)))
         with code_server(place / "window", extensions, {**os.environ, **own}, settings, machine) as server:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
             page = browser.new_page(viewport={"width": size[0], "height": size[1]}, locale="en-US")

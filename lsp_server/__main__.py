@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lsp_server.protocol import Protocol
 
 _NEEDED = ("httpx", "pygls")
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"treeline-lsp: {', '.join(missing)} is missing: pip install 'treeline[server,lsp]'", file=sys.stderr)
         return 1
+    _give_back_memory()
     gc.disable()  # nothing that is loaded is garbage
     from lsp_server import lean_types
 
@@ -48,6 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _give_back_memory() -> None:
+    """Have glibc return large blocks when they are freed.
+
+    Every edit makes a new list of lines. Once such a block was freed, glibc takes the next ones from its heap, which
+    they fragment; it does not learn so if the threshold is set, even to what it is.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
 
 
 async def _serve(protocol: Protocol, options: argparse.Namespace) -> NoReturn:

@@ -44,21 +44,19 @@ class Completer:
     async def complete(self, ask: Ask) -> Answer:
         """Answer a request; an older one for the same document ends without suggestions."""
         uri = ask.view.uri
-        older = self._asking.get(uri)
-        if older is not None:
-            older.cancel()
+        self._supersede(uri)
         task = self._asking[uri] = asyncio.ensure_future(self._answer(ask))
         try:
             return await task
         except asyncio.CancelledError:
-            this = asyncio.current_task()
-            if this is not None and not this.cancelling():
+            if not _is_cancelled():
                 return Answer(ask.outcome("superseded"))
             asyncio.get_running_loop().call_later(GRACE_SECONDS, self._abandon, uri, self._live.get(uri))
             raise
         finally:
             if self._asking.get(uri) is task:
                 del self._asking[uri]
+            del task  # it holds its exception, which holds this frame: such a ring would live on, with all the lines
 
     def changed(self, uri: str, view: View) -> None:
         """The text of a document has changed up to `view`: stop the work that it contradicts."""
@@ -82,6 +80,11 @@ class Completer:
         for live in list(self._live.values()):
             live.cancel()
         self.cache.clear()
+
+    def _supersede(self, uri: str) -> None:
+        older = self._asking.get(uri)
+        if older is not None:
+            older.cancel()
 
     # --- one request -------------------------------------------------------------------------------------------------
 
@@ -361,3 +364,9 @@ def _item(hit: Hit, shown: Shown, view: View) -> Item | None:
     if origin.line == view.line:
         return Item(hit.typed + rest, origin.column, end)
     return Item(rest, view.column, end)
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task itself was asked to end, not only what it waits for."""
+    this = asyncio.current_task()
+    return this is not None and this.cancelling() > 0

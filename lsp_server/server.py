@@ -25,13 +25,13 @@ from lsp_server.feedback import Feedback
 from lsp_server.options import SECTION, Options, read_options
 from lsp_server.outcomes import Kind, Outcome, Outcomes
 from lsp_server.protocol import Arrived, Protocol, make_converter
+from lsp_server.refresher import Refresher
 from lsp_server.source_text import SourceText
 from lsp_server.status import Status
 from lsp_server.view import view_of
 
 logger = logging.getLogger(__name__)
 PARENT_SECONDS = 3.0
-REFRESH_SECONDS = 0.4  # of no typing, before other files are looked at
 
 
 class TreelineServer(LanguageServer):
@@ -61,7 +61,7 @@ class TreelineServer(LanguageServer):
         self.can_notify = False
         self._reported: set[str] = set()
         self._unsaid: list[str] = []  # of these, what the client could not be told before the session had begun
-        self._refreshing: dict[str, asyncio.TimerHandle] = {}
+        self._refresher = Refresher(self.context.refresh)
         self._watch: asyncio.Task[None] | None = None
 
     # --- the session -------------------------------------------------------------------------------------------------
@@ -149,8 +149,9 @@ class TreelineServer(LanguageServer):
         """A document was opened."""
         document = self.documents.open_document(uri)
         if document is not None:
-            self.context.opened(source_of(document))
-            self._refresh_later(document)
+            source = source_of(document)
+            self.context.opened(source)
+            self._refresher.later(source)
 
     def changed(self, uri: str) -> None:
         """A document's text has changed."""
@@ -161,8 +162,9 @@ class TreelineServer(LanguageServer):
         place = Snapshot(uri, document.version, "", document.lines, edit.line, edit.column)
         self.completer.changed(uri, view_of(place))
         self.feedback.edited(uri, edit)
-        self.context.edited(source_of(document), edit.line)
-        self._refresh_later(document)
+        source = source_of(document)
+        self.context.edited(source, edit.line)
+        self._refresher.later(source)
 
     def saved(self, uri: str) -> None:
         """A document was saved: what excludes files may have changed with it."""
@@ -177,21 +179,7 @@ class TreelineServer(LanguageServer):
         self.completer.close(uri)
         self.feedback.closed(uri)
         self.context.closed(uri)
-        if timer := self._refreshing.pop(uri, None):
-            timer.cancel()
-
-    def _refresh_later(self, document: Document) -> None:
-        """Look up what the document imports when the typing pauses, in another thread."""
-        if timer := self._refreshing.pop(document.uri, None):
-            timer.cancel()
-        loop = asyncio.get_running_loop()
-        source = source_of(document)
-
-        def refresh() -> None:
-            self._refreshing.pop(document.uri, None)
-            loop.run_in_executor(None, self.context.refresh, source)
-
-        self._refreshing[document.uri] = loop.call_later(REFRESH_SECONDS, refresh)
+        self._refresher.forget(uri)
 
     # --- completion --------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from engine.errors import TreelineError
 from engine.request import Branch
-from lsp_server.ask import Answer
+from lsp_server.ask import Answer, Ask
 from lsp_server.completer import GRACE_SECONDS, Completer
 from lsp_server.documents import Edit
 from lsp_server.engine_client import EngineState
@@ -61,6 +62,29 @@ def test_typing_along_costs_no_pass_and_shows_the_same_item() -> None:
         assert len(engine.requests) == 1
 
     run(check)
+
+
+def test_cancelled_requests_are_not_kept_by_rings_of_references() -> None:
+    async def check() -> None:
+        engine = ScriptedEngine(lambda request: [asyncio.Event()])  # it never answers
+        completer = made(engine)
+        for number in range(10):  # some superseded, some cancelled
+            task = asyncio.create_task(completer.complete(asking(f"x{number} = ")))
+            await asyncio.sleep(0.001)
+            if number % 2:
+                task.cancel()
+                await asyncio.wait([task])
+            del task
+        completer.stop()
+        await asyncio.sleep(2 * GRACE_SECONDS)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(check)
+        assert [each for each in gc.get_objects() if type(each) is Ask] == []
+    finally:
+        gc.enable()
 
 
 def test_a_divergence_into_a_branch_is_answered_at_once_and_continued() -> None:

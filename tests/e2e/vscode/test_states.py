@@ -28,7 +28,8 @@ def type_for_nothing(window: Workbench, text: str = "    return") -> None:
 
 def test_the_states_of_a_start(open_workbench: Opening, tmp_path: Path) -> None:
     with private_daemons(tmp_path / "daemons") as environment:
-        window = open_workbench(environment=environment)
+        slow = {"TREELINE_THREADS": "1"}  # and a long file: what is over in 50 ms is not told
+        window = open_workbench({"main.py": 30 * PERIMETER}, environment={**environment, **slow})
         window.wait_until_ready()
         window.type("    return")
         window.wait_for_ghost()

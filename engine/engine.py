@@ -24,7 +24,7 @@ from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
 from engine.offload.demand import GPU_CONTEXT, resident_bytes
-from engine.offload.load import load_within
+from engine.offload.load import is_consumed, load_within
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
 from engine.request import Branch, CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
@@ -316,10 +316,19 @@ def _peak_rss() -> int:
 def _fits(config: EngineConfig, pair: Pair, device: torch.device) -> bool:
     """Whether the pair can be held whole: its files and its caches for the longest context, beside what is held now.
 
-    On a GPU the limit is one of its memory, of which nothing is held yet but what every process takes there.
+    On a GPU the limit is one of its memory, of which nothing is held yet but what every process takes there. A target
+    whose files went into its store is streamed in any case. Raises TreelineError if there is no limit to do so in.
     """
+    consumed = is_consumed(pair.target, device)
     if config.memory is None:
+        if consumed:
+            raise TreelineError(
+                f"the weight files of {pair.target} have gone into its store, from which it is streamed within a limit:"
+                " set one, such as --memory 8GiB"
+            )
         return True
+    if consumed:
+        return False
     directories = [directory for directory in (pair.target, pair.drafter) if directory]
     needed = sum(footprint(directory, config.context_length) for directory in directories)
     held = resident_bytes() if device.type == "cpu" else GPU_CONTEXT

@@ -92,6 +92,14 @@ class Checkpoint:
         return self._handles[path]
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether a checkpoint's weight files are there; of a streamed model, they may have gone into its store."""
+    try:
+        return bool(_shards(directory))
+    except TreelineError:
+        return False
+
+
 def _shards(directory: Path) -> list[Path]:
     index = directory / INDEX
     if index.exists():

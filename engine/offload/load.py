@@ -14,14 +14,14 @@ from engine.errors import TreelineError
 from engine.model.config import ModelConfig
 from engine.model.loader import CPU, LoadOptions, load_transformer, rope_table
 from engine.model.transformer import FusedLayer, Layer, Transformer
-from engine.model.weights import Checkpoint
+from engine.model.weights import Checkpoint, has_weights
 from engine.offload.blob import BlobLayout
 from engine.offload.demand import cpu_demand, release_unused, resident_bytes
 from engine.offload.gpu_load import load_within_gpu
 from engine.offload.head import CutHead, StreamedHead, projection
 from engine.offload.planner import Plan, choose_context, make_plan
 from engine.offload.repack import EMBEDDING_TENSOR, obstacle, open_store
-from engine.offload.store import Store
+from engine.offload.store import Store, store_path
 from engine.offload.stream import Ring, StreamedLayers
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,11 @@ class Loaded:
     target: Transformer
     drafter: Transformer | None
     plan: Plan
+
+
+def is_consumed(target: Path, device: torch.device) -> bool:
+    """Whether the weight files of `target` have gone into its store for this kind of device."""
+    return not has_weights(target) and store_path(target, "cpu" if device == CPU else "cuda").exists()
 
 
 def load_within(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,19 @@ def test_a_read_error_ends_one_completion(offloaded: Engine, monkeypatch: pytest
 def test_a_pair_that_fits_is_not_streamed() -> None:
     whole = Engine.load(EngineConfig(memory=2 * 2**30))
     assert not isinstance(whole._models[0].layers, StreamedLayers)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_target_whose_files_were_consumed_is_loaded_from_its_store(pair_paths: PairPaths, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    shutil.copytree(pair_paths.awq, target)
+    whole = Engine.load(EngineConfig(model=str(target), drafter="none"))
+    assert main(["repack", str(target), "--consume-source"]) == 0
+    assert list(target.glob("*.safetensors")) == []
+    stored = Engine.load(EngineConfig(model=str(target), drafter="none", memory=2 * 2**30))
+    assert texts(stored) == texts(whole)
+    stored.close()
+    with pytest.raises(TreelineError, match="have gone into its store.* set one, such as --memory 8GiB"):
+        Engine.load(EngineConfig(model=str(target), drafter="none"))
 
 
 def test_a_model_that_is_not_quantised_is_refused(pair_paths: PairPaths) -> None:

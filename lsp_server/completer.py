@@ -82,6 +82,7 @@ class Completer:
         self.cache.clear()
 
     def _supersede(self, uri: str) -> None:
+        """End the request before; in a frame of its own, or each would hold the one before it."""
         older = self._asking.get(uri)
         if older is not None:
             older.cancel()

@@ -15,14 +15,14 @@ import json
 import random
 import sys
 import tokenize
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.bench import Case
+from training.archives import Package, download, open_archive
 from training.common import TrainingError, default_cache, progress, sha256_file
-from training.data import MANIFEST, Document, Package, download, read_packages, select, wheel_files
+from training.data import MANIFEST, Document, read_packages, select
 from training.source_filter import Deduplicator
 
 KINDS = ("whole-line", "mid-line", "mid-token")
@@ -41,24 +41,22 @@ class Place:
 
 
 def held_out_documents(archives: Path) -> list[Document]:
-    """Take the source files of the held-out packages, selected as for training."""
-    archives.mkdir(parents=True, exist_ok=True)
+    """Take the Python files of the held-out packages, selected as for training."""
     records = {row["name"]: row for row in json.loads(MANIFEST.read_text(encoding="utf-8"))["packages"]}
     seen = Deduplicator()
     documents: list[Document] = []
     for package in read_packages():
-        if package.split == "heldout":
+        if package.split == "heldout" and package.source == "pypi":
             archive = download(package, archives)
             if sha256_file(archive) != records[package.name]["sha256"]:
                 raise TrainingError(f"{archive} is not the file that {MANIFEST.name} names: delete it and try again")
-            with zipfile.ZipFile(archive) as wheel:
-                documents += select(package, wheel_files(wheel), seen)
-    return documents
+            documents += select(package, open_archive(package, archive).files, seen)
+    return [document for document in documents if document.language == "python"]
 
 
 def folder_documents(folder: Path) -> list[Document]:
     """Take the Python files under a folder, filtered as for training."""
-    package = Package(folder.resolve().name, "", "heldout")
+    package = Package(folder.resolve().name, "", split="heldout")
     files = ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py")))
     documents = select(package, files, Deduplicator())
     if not documents:

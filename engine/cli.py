@@ -8,7 +8,17 @@ from typing import Annotated, cast
 
 import typer
 
-from engine import __version__, cli_bench, cli_chat, cli_complete, cli_doctor, cli_models, cli_offload, cli_serve
+from engine import (
+    __version__,
+    cli_bench,
+    cli_chat,
+    cli_complete,
+    cli_doctor,
+    cli_models,
+    cli_offload,
+    cli_quantize,
+    cli_serve,
+)
 from engine import cli_options as options
 from engine.cli_complete import Arguments
 from engine.cli_exit import INTERRUPTED, USAGE, UsageError, complain, guarded
@@ -23,6 +33,7 @@ app.add_typer(cli_models.app, name="models")
 app.command("chat", epilog=cli_chat.EXAMPLES)(cli_chat.chat)
 app.command("doctor")(cli_doctor.doctor)
 cli_offload.register(app, cli_bench.app)
+app.command("quantize", epilog=cli_quantize.EXAMPLES)(cli_quantize.quantize)
 
 
 class Until(StrEnum):

@@ -46,12 +46,13 @@ SHELL = (
     "engine.cli_models",
     "engine.cli_offload",
     "engine.cli_options",
+    "engine.cli_quantize",
     "engine.cli_serve",
     "engine.terminal",
     "engine.web",
 )
 CORE_THIRD_PARTY = {"torch", "numpy", "safetensors", "tokenizers", "triton"}
-CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2"}  # slow to import: inside functions only
+CORE_THIRD_PARTY_LATE = {"transformers", "huggingface_hub", "jinja2", "awq"}  # slow to import: inside functions only
 SERVER = "engine.server"
 SERVER_THIRD_PARTY = {"starlette", "uvicorn", "pydantic"}
 CLIENTS = ("engine.client", "engine.async_client", "engine.remote")

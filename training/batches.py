@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import bisect
 import random
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 
 from training.data import Document
-from training.layouts import Encoder, SampleMix, build_sample
+from training.layouts import Encoder, SampleMix, Source, build_sample
 
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, cover [0, 1) evenly
 _CHARS_PER_TOKEN = 3.4  # rough; build_sample cuts to the exact number of tokens
 _SLOTS = 64  # samples a row may hold
+_OTHER_CHARS = 1200  # of another file, as context
+_TRIES = 6  # places looked at for the part of another file that shares most with the sample
+_NAME = re.compile(r"[A-Za-z_]\w{3,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,30 +27,50 @@ class Corpus:
 
     documents: list[Document]
     ends: list[int]
+    packages: dict[str, list[Document]]
 
     @classmethod
     def of(cls, documents: list[Document]) -> Corpus:
         """Index the documents."""
         ends: list[int] = []
+        packages: dict[str, list[Document]] = defaultdict(list)
         total = 0
         for document in documents:
             total += len(document.text)
             ends.append(total)
-        return cls(documents, ends)
+            packages[document.package].append(document)
+        return cls(documents, ends, packages)
 
-    def window(self, fraction: float, characters: int) -> tuple[str, str, bool]:
-        """(path, text, whether it ends the file), from a line's start.
-
-        About ``characters`` around the corpus position ``fraction`` in [0, 1).
-        """
+    def locate(self, fraction: float) -> tuple[Document, int]:
+        """The document at the corpus position ``fraction`` in [0, 1), and the position in it."""
         position = int(fraction * self.ends[-1])
         index = bisect.bisect_right(self.ends, position)
         document = self.documents[index]
-        text = document.text
-        offset = position - (self.ends[index] - len(text))
-        begin = max(0, min(offset - characters // 2, len(text) - characters))
-        begin = text.rfind("\n", 0, begin) + 1 if begin else 0
-        return document.path, text[begin : begin + characters], begin + characters >= len(text)
+        return document, position - (self.ends[index] - len(document.text))
+
+    def others(self, document: Document, text: str, rng: random.Random) -> tuple[tuple[str, str], ...]:
+        """Parts of one to three other files of the package that share names with ``text``: what an editor shows.
+
+        The closest comes last, as the language server orders them.
+        """
+        siblings = [d for d in self.packages[document.package] if d is not document]
+        if not siblings:
+            return ()
+        names = set(_NAME.findall(text))
+        found: list[tuple[int, str, str]] = []
+        for sibling in rng.choices(siblings, k=_TRIES):
+            part = excerpt(sibling.text, rng.randrange(len(sibling.text)), _OTHER_CHARS)
+            found.append((len(names & set(_NAME.findall(part))), sibling.path, part))
+        best = sorted(found)[-rng.randint(1, 3) :]
+        return tuple((path, part) for _, path, part in best)
+
+
+def excerpt(text: str, position: int, characters: int) -> str:
+    """About ``characters`` of whole lines around a position; all lines end."""
+    begin = max(0, min(position - characters // 2, len(text) - characters))
+    begin = text.rfind("\n", 0, begin) + 1 if begin else 0
+    part = text[begin : begin + characters]
+    return part if begin + characters >= len(text) and part.endswith("\n") else part[: part.rfind("\n") + 1]
 
 
 class BatchSource:
@@ -65,15 +90,25 @@ class BatchSource:
         while (room := length + 1 - len(ids)) > 0:
             counter = number * _SLOTS + slot
             slot += 1
-            fraction = (counter * _GOLDEN + self._offset) % 1.0
             want = int(length * 2 ** rng.uniform(-2.5, 0.1))
-            path, text, whole = self._corpus.window(fraction, int(min(want, max(room, 64)) * _CHARS_PER_TOKEN))
+            characters = int(min(want, max(room, 64)) * _CHARS_PER_TOKEN)
+            source = self._source((counter * _GOLDEN + self._offset) % 1.0, characters, rng, mix)
             if room < 64:  # too little for a header or a middle
-                last = self._encoder.end if whole or not mix.pad_cuts else self._encoder.pad
-                ids += [*self._encoder.encode(text), last][:room]
+                last = self._encoder.end if source.whole else self._encoder.pad
+                ids += [*self._encoder.encode(source.text), last][:room]
             else:
-                ids += build_sample(self._encoder, path, text, whole, room, rng, mix)
+                ids += build_sample(self._encoder, source, room, rng, mix)
         return ids
+
+    def _source(self, fraction: float, characters: int, rng: random.Random, mix: SampleMix) -> Source:
+        """About ``characters`` from a line's start, around a corpus position; sometimes with parts of other files."""
+        document, position = self._corpus.locate(fraction)
+        text = document.text
+        begin = max(0, min(position - characters // 2, len(text) - characters))
+        begin = text.rfind("\n", 0, begin) + 1 if begin else 0
+        window = text[begin : begin + characters]
+        others = self._corpus.others(document, window, rng) if rng.random() < mix.context else ()
+        return Source(document.path, window, begin + characters >= len(text), others)
 
     def batch(
         self, step: int, worker: int, workers: int, rows: int, length: int, mix: SampleMix

@@ -46,3 +46,14 @@ def load_reference(folder: Path) -> Any:
         raise TrainingError(f"{folder}: tensors missing {missing[:3]}, unexpected {unexpected[:3]}")
     model.tie_weights()
     return model.eval()
+
+
+def training_state(folder: Path) -> dict[str, Any]:
+    """A Hugging Face folder of the pair, AWQ or not, as the trainer's ``initial.pt``: weights fp32, and the depth."""
+    model = load_reference(folder)
+    state: dict[str, torch.Tensor] = {}
+    for name, value in model.state_dict().items():
+        if name != "lm_head.weight":
+            parts = name.removeprefix("model.").removesuffix(".weight").split(".")
+            state[".".join(part for part in parts if part not in ("self_attn", "mlp"))] = value.clone()
+    return {"model": state, "layers": model.config.num_hidden_layers}

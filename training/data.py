@@ -1,58 +1,39 @@
-"""Build the training corpus: pinned wheels and the standard library, filtered, deduplicated, split by package.
+"""Build the training corpus: pinned packages and the standard library, filtered, deduplicated, split by package.
 
-``python -m training.data`` downloads the wheels that packages.toml names, checks them against manifest.json when it
-exists (``--update`` rewrites it), and writes ``corpus/train.jsonl`` and ``corpus/heldout.jsonl`` (one
-``{"package", "path", "text"}`` a line) into the cache folder. The same inputs give byte-identical files.
+``python -m training.data`` downloads what packages.toml names (wheels from PyPI, tarballs from npm), checks the result
+against manifest.json (``--update`` rewrites it), and writes ``corpus/train.jsonl`` and ``corpus/heldout.jsonl`` (one
+``{"language", "package", "path", "text"}`` a line) into the cache folder. The same inputs give byte-identical files.
 """
 
 from __future__ import annotations
 
 import argparse
-import email
 import hashlib
 import json
 import platform
-import subprocess
 import sys
 import sysconfig
 import tomllib
-import zipfile
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from tokenizers import Tokenizer
+
+from training.archives import Package, download, is_permissive, open_archive
 from training.common import TrainingError, default_cache, progress, sha256_file
-from training.source_filter import Deduplicator, is_test, normalise, path_allowed, text_allowed
+from training.source_filter import Deduplicator, is_test, language_of, normalise, text_allowed
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "manifest.json"
-DEFAULT_CAP = 2_500_000
+TOKENIZER = HERE.parent / "engine" / "assets" / "target" / "tokenizer.json"  # counts the manifest's tokens
+STDLIB = "python-stdlib"
 STDLIB_CAP = 12_000_000
-TEST_SHARE = 0.08  # of a package's cap
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """One pinned source package; ``cap`` in bytes of accepted source."""
-
-    name: str
-    version: str
-    split: str = "train"
-    cap: int = DEFAULT_CAP
-
-
-@dataclass(frozen=True, slots=True)
-class PackageRecord:
-    """What the manifest says of a package after the build."""
-
-    name: str
-    version: str
-    split: str
-    license: str
-    archive: str
-    sha256: str
-    files: int
-    bytes: int
+SIDE_CAP = 400_000  # of a package's source in other languages than its first
+TEST_SHARE = 0.08  # of a cap
+SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,50 +42,29 @@ class Document:
 
     package: str
     path: str
+    language: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackageRecord:
+    """What the manifest says of a package after the build; ``languages``: its files, bytes and tokens in each."""
+
+    name: str
+    version: str
+    source: str
+    split: str
+    license: str
+    archive: str
+    sha256: str
+    languages: dict[str, dict[str, int]]
 
 
 def read_packages(path: Path = HERE / "packages.toml") -> list[Package]:
     """Read the pinned packages; held-out ones first, so that deduplication favours them."""
     rows = tomllib.loads(path.read_text(encoding="utf-8"))["package"]
     packages = [Package(**row) for row in rows]
-    return sorted(packages, key=lambda p: (p.split != "heldout", p.name.lower()))
-
-
-def download(package: Package, archives: Path) -> Path:
-    """Fetch the wheel of a pinned package unless it is there; returns its path."""
-    stem = package.name.replace("-", "_").lower()
-
-    def find() -> Path | None:
-        hits = [p for p in sorted(archives.glob("*.whl")) if p.name.lower().startswith(f"{stem}-{package.version}-")]
-        return hits[0] if hits else None
-
-    if (found := find()) is None:
-        pinned = f"{package.name}=={package.version}"
-        progress(f"downloading {pinned}")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q"]
-        if subprocess.run([*command, "-d", str(archives), pinned], check=False).returncode != 0:
-            raise TrainingError(f"could not download {pinned}; check the network and the version in packages.toml")
-        found = find()
-    if found is None:
-        raise TrainingError(f"pip wrote no wheel for {package.name}=={package.version} into {archives}")
-    return found
-
-
-def wheel_license(wheel: zipfile.ZipFile) -> str:
-    """The licence that a wheel's METADATA declares: its SPDX expression, else its classifiers, else its text."""
-    name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
-    header = email.message_from_bytes(wheel.read(name))
-    classifiers = [c.split(" :: ")[-1] for c in header.get_all("Classifier", []) if c.startswith("License ::")]
-    license_text = str(header.get("License") or "unknown").split("\n")[0]
-    return str(header.get("License-Expression") or "; ".join(classifiers) or license_text)
-
-
-def wheel_files(wheel: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
-    """(path, bytes) of every candidate file of a wheel."""
-    for name in wheel.namelist():
-        if path_allowed(name):
-            yield name, wheel.read(name)
+    return sorted(packages, key=lambda p: (p.split != "heldout", p.source != "pypi", p.name.lower()))
 
 
 def stdlib_files() -> Iterator[tuple[str, bytes]]:
@@ -112,25 +72,27 @@ def stdlib_files() -> Iterator[tuple[str, bytes]]:
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in root.rglob("*.py"):
         relative = path.relative_to(root).as_posix()
-        if path_allowed(relative) and not is_test(relative):
+        if language_of(relative) and not is_test(relative):
             yield relative, path.read_bytes()
 
 
-def select(package: Package, files: Iterator[tuple[str, bytes]], seen: Deduplicator) -> list[Document]:
+def select(package: Package, files: Iterable[tuple[str, bytes]], seen: Deduplicator) -> list[Document]:
     """Filter, deduplicate and cap one package's files, in an order fixed by the hash of their paths."""
     chosen: list[Document] = []
-    total = tests = 0
-    for path, raw in sorted(files, key=lambda item: hashlib.sha256(item[0].encode()).digest()):
-        text = normalise(raw)
-        if text is None or not text_allowed(text) or total + len(raw) > package.cap:
+    total, tests = Counter[str](), Counter[str]()
+    candidates = ((path, language, raw) for path, raw in files if (language := language_of(path)))
+    for path, language, raw in sorted(candidates, key=lambda item: hashlib.sha256(item[0].encode()).digest()):
+        cap = package.cap if language == "python" else SIDE_CAP
+        text = normalise(raw) if total[language] + len(raw) <= cap else None
+        if text is None or not text_allowed(text, language):
             continue
-        if is_test(path) and tests + len(raw) > TEST_SHARE * package.cap:
+        if is_test(path) and tests[language] + len(raw) > TEST_SHARE * cap:
             continue
         if not seen.admit(text):
             continue
-        total += len(raw)
-        tests += len(raw) if is_test(path) else 0
-        chosen.append(Document(package.name, path, text))
+        total[language] += len(raw)
+        tests[language] += len(raw) if is_test(path) else 0
+        chosen.append(Document(package.name, path, language, text))
     return sorted(chosen, key=lambda d: d.path)
 
 
@@ -138,40 +100,43 @@ def select(package: Package, files: Iterator[tuple[str, bytes]], seen: Deduplica
 class Collector:
     """Selects package after package, with one deduplicator for all of them."""
 
-    archives: Path
-    documents: dict[str, list[Document]] = field(default_factory=lambda: {"train": [], "heldout": []})
+    tokenizer: Tokenizer
+    documents: dict[str, list[Document]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     records: list[PackageRecord] = field(default_factory=list)
     _seen: Deduplicator = field(default_factory=Deduplicator)
 
-    def add(self, package: Package, files: Iterator[tuple[str, bytes]], license_: str, archive: Path | None) -> None:
-        """Take a package's files and write its manifest row."""
+    def add(self, package: Package, files: Iterable[tuple[str, bytes]], license_: str, archive: Path | None) -> None:
+        """Take a package's files and write its manifest row; TrainingError unless its licence is permissive."""
+        if not is_permissive(license_):
+            raise TrainingError(f"{package.name} {package.version} is not permissively licensed: {license_}")
         chosen = select(package, files, self._seen)
-        size = sum(len(d.text.encode()) for d in chosen)
         source = (archive.name, sha256_file(archive)) if archive else ("", "")
-        row = PackageRecord(package.name, package.version, package.split, license_, *source, len(chosen), size)
-        self.records.append(row)
+        languages = self._count(chosen)
+        named = (package.name, package.version, package.source, package.split, license_)
+        self.records.append(PackageRecord(*named, *source, languages))
         self.documents[package.split].extend(chosen)
-        progress(f"{package.split:8} {package.name:18} {len(chosen):5} files {size / 1e6:6.2f} MB  {license_}")
+        sizes = ", ".join(f"{language} {row['bytes'] / 1e6:.2f} MB" for language, row in languages.items())
+        progress(f"{package.split:8} {package.name:18} {len(chosen):5} files  {sizes or 'nothing'}  {license_}")
 
-    def add_wheel(self, package: Package) -> None:
-        """Download a pinned package and take its files."""
-        path = download(package, self.archives)
-        with zipfile.ZipFile(path) as wheel:
-            self.add(package, wheel_files(wheel), wheel_license(wheel), path)
+    def _count(self, documents: list[Document]) -> dict[str, dict[str, int]]:
+        rows: dict[str, Counter[str]] = defaultdict(Counter)
+        encoded = self.tokenizer.encode_batch([d.text for d in documents], add_special_tokens=False)
+        for document, encoding in zip(documents, encoded, strict=True):
+            rows[document.language].update(files=1, bytes=len(document.text.encode()), tokens=len(encoding.ids))
+        return {language: dict(rows[language]) for language in sorted(rows)}
 
 
 def collect(packages: list[Package], archives: Path) -> Collector:
     """Download and select everything: held-out packages, the standard library, the other packages."""
-    archives.mkdir(parents=True, exist_ok=True)
-    collector = Collector(archives)
+    collector = Collector(Tokenizer.from_file(str(TOKENIZER)))
+    stdlib = Package(STDLIB, platform.python_version(), STDLIB, "train", STDLIB_CAP)
     heldout = [p for p in packages if p.split == "heldout"]
-    for package in heldout:
-        collector.add_wheel(package)
-    stdlib = Package("python-stdlib", platform.python_version(), "train", STDLIB_CAP)
-    collector.add(stdlib, stdlib_files(), "PSF-2.0", None)
-    for package in packages:
-        if package not in heldout:
-            collector.add_wheel(package)
+    for package in [*heldout, stdlib, *packages[len(heldout) :]]:
+        if package is stdlib:
+            collector.add(stdlib, stdlib_files(), "PSF-2.0", None)
+        else:
+            archive = open_archive(package, download(package, archives))
+            collector.add(package, archive.files, archive.license, archive.path)
     return collector
 
 
@@ -193,21 +158,35 @@ def read_split(cache: Path, split: str) -> list[Document]:
         return [Document(**json.loads(line)) for line in stream]
 
 
-def build(cache: Path, update: bool) -> None:
-    """Build both splits and check them against the manifest, or rewrite it with ``update``."""
-    collected = collect(read_packages(), cache / "archives")
-    documents = collected.documents
-    hashes = {split: write_split(docs, cache / "corpus" / f"{split}.jsonl") for split, docs in documents.items()}
-    manifest = {
+def manifest_of(collector: Collector, hashes: dict[str, str]) -> dict[str, Any]:
+    """The manifest: the corpus's hashes, its totals by split and language, and a row for every package."""
+    totals: dict[str, dict[str, Counter[str]]] = {split: defaultdict(Counter) for split in SPLITS}
+    for record in collector.records:
+        for language, row in record.languages.items():
+            totals[record.split][language].update(row)
+    return {
         "python": platform.python_version(),
         "corpus_sha256": hashes,
-        "bytes": {split: sum(len(d.text.encode()) for d in docs) for split, docs in documents.items()},
-        "files": {split: len(docs) for split, docs in documents.items()},
-        "packages": [asdict(r) for r in collected.records],
+        "tokenizer_sha256": sha256_file(TOKENIZER),
+        "totals": {split: {name: dict(rows[name]) for name in sorted(rows)} for split, rows in totals.items()},
+        "packages": [asdict(r) for r in collector.records],
     }
+
+
+def write_manifest(manifest: dict[str, Any]) -> None:
+    """Write manifest.json, one package a line."""
+    rows = ",\n  ".join(json.dumps(row) for row in manifest["packages"])
+    head = json.dumps({**manifest, "packages": []}, indent=1)
+    MANIFEST.write_text(head.removesuffix("[]\n}") + f"[\n  {rows}\n ]\n}}\n", encoding="utf-8")
+    progress(f"wrote {MANIFEST}")
+
+
+def build(cache: Path, update: bool) -> None:
+    """Build both splits and check them against the manifest, or rewrite it with ``update``."""
+    collector = collect(read_packages(), cache / "archives")
+    hashes = {split: write_split(d, cache / "corpus" / f"{split}.jsonl") for split, d in collector.documents.items()}
     if update or not MANIFEST.exists():
-        MANIFEST.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        progress(f"wrote {MANIFEST}")
+        write_manifest(manifest_of(collector, hashes))
         return
     known = json.loads(MANIFEST.read_text(encoding="utf-8"))
     if known["corpus_sha256"] != hashes:

@@ -17,7 +17,7 @@ from training.batches import BatchSource
 from training.common import TrainingError, default_cache, progress, require
 from training.layouts import SampleMix
 from training.loss import SampledVocabulary, divergence, frequent_classes
-from training.model import Llama, LlamaShape
+from training.model import PRODUCTS, Llama, LlamaShape
 from training.optimizer import Rates
 from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, load_model, run
@@ -39,7 +39,7 @@ class Imitate:
     def prepare(self, source: BatchSource) -> LossFunction:
         """Load the target and find the frequent classes."""
         teacher = load_model(self.teacher).requires_grad_(False)
-        teacher_weight = teacher.embed_tokens.to(torch.bfloat16)
+        teacher_weight = teacher.embed_tokens.to(PRODUCTS)
         rows = torch.tensor([source.row(-1 - i, 512, SampleMix()) for i in range(400)])
         sampler = SampledVocabulary(frequent_classes(rows, LlamaShape().vocabulary, self.frequent), self.extra)
 

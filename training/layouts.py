@@ -1,17 +1,14 @@
 r"""Token layouts of one training sample: plain text, or fill-in-the-middle with the suffix or the prefix first.
 
-    plain  [<|file_sep|>PATH\n] TEXT <|endoftext|>
-    SPM    [<|file_sep|>PATH\n] <|fim_prefix|><|fim_suffix|>SUFFIX<|fim_middle|>PREFIX MIDDLE<|endoftext|>
-    PSM    [<|file_sep|>PATH\n] <|fim_prefix|>PREFIX<|fim_suffix|>SUFFIX<|fim_middle|>MIDDLE<|endoftext|>
+    plain  HEAD TEXT <|endoftext|>
+    SPM    HEAD <|fim_prefix|><|fim_suffix|>SUFFIX<|fim_middle|>PREFIX MIDDLE<|endoftext|>
+    PSM    HEAD <|fim_prefix|>PREFIX<|fim_suffix|>SUFFIX<|fim_middle|>MIDDLE<|endoftext|>
+    HEAD   [<|file_sep|>PATH\n OTHER FILE ...] [<|file_sep|>PATH\n]
 
 Prefix, middle and suffix are cut at characters (often inside a word) and encoded separately, so that the model learns
 to finish a word that the user has begun to type. In SPM order nothing stands between prefix and middle: continuing is
 ordinary text prediction, which a small model learns from every token, and typing only appends to the prompt, which
 keeps a cached prompt valid. A plain sample that stops inside a file ends with <|fim_pad|>, which is never a target.
-
-The early phases of the bundled target's run used a first format (`FIRST_MIX`): <|fim_suffix|>SUFFIX<|fim_prefix|>PREFIX
-<|fim_middle|>MIDDLE, and <|endoftext|> wherever a sample stopped. After 20,000 samples the model had not learnt to read
-the prefix across the mark, and it ended too early.
 """
 
 from __future__ import annotations
@@ -29,14 +26,20 @@ class SampleMix:
     """Shares of the sample kinds; each in [0, 1]."""
 
     fim: float = 0.5
-    suffix_first: float = 0.6  # of the fill-in-the-middle samples
-    header: float = 0.5  # samples that begin with <|file_sep|>PATH
-    joined: bool = True  # suffix-first samples have nothing between prefix and middle
-    pad_cuts: bool = True  # a plain sample that stops inside a file ends with <|fim_pad|>
+    suffix_first: float = 0.85  # of the fill-in-the-middle samples
+    header: float = 0.6  # samples that begin with <|file_sep|>PATH
+    context: float = 0.25  # of the samples with a header: parts of other files of the package stand before it
     empty_suffix: float = 0.12  # of the fill-in-the-middle samples: the cursor stands at the end of the file
 
 
-FIRST_MIX = SampleMix(joined=False, pad_cuts=False)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A part of a file that becomes one sample; ``others``: (path, text) of parts of other files of its package."""
+
+    path: str
+    text: str
+    whole: bool  # the text ends where its file ends
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,14 @@ class Encoder:
         size = self._tokenizer.get_vocab_size()
         return [self._tokenizer.decode([i], skip_special_tokens=True) for i in range(size)]
 
-    def header(self, path: str) -> list[int]:
-        """Token ids of the file header."""
-        return [self.file, *self.encode(path + "\n")]
+    def header(self, path: str, text: str = "") -> list[int]:
+        """Token ids of a file header, and of the file's text after it."""
+        return [self.file, *self.encode(path + "\n"), *self.encode(text)]
 
-    def prompt(self, prefix: list[int], suffix: list[int], suffix_first: bool, joined: bool = True) -> list[int]:
+    def prompt(self, prefix: list[int], suffix: list[int], suffix_first: bool) -> list[int]:
         """Token ids before the middle."""
-        if suffix_first and joined:
-            return [self.prefix, self.suffix, *suffix, self.middle, *prefix]
         if suffix_first:
-            return [self.suffix, *suffix, self.prefix, *prefix, self.middle]
+            return [self.prefix, self.suffix, *suffix, self.middle, *prefix]
         return [self.prefix, *prefix, self.suffix, *suffix, self.middle]
 
 
@@ -138,12 +139,23 @@ def choose_cut(text: str, rng: random.Random) -> Cut:
     return Cut(start, min(end, start + 1200, len(text)))
 
 
-def build_sample(
-    encoder: Encoder, path: str, text: str, whole: bool, room: int, rng: random.Random, mix: SampleMix
-) -> list[int]:
-    """Token ids of one sample, at most ``room`` of them; ``whole``: the text ends where its file ends."""
-    last = encoder.end if whole or not mix.pad_cuts else encoder.pad
-    head = encoder.header(path) if rng.random() < mix.header else []
+def build_head(encoder: Encoder, source: Source, room: int, rng: random.Random, mix: SampleMix) -> list[int]:
+    """Token ids before the text: other files in at most a third of ``room``, then the file's own header; or nothing."""
+    if rng.random() >= mix.header:
+        return []
+    head: list[int] = []
+    for path, text in source.others:
+        part = encoder.header(path, text)
+        if len(head) + len(part) <= room // 3:
+            head += part
+    return head + encoder.header(source.path)
+
+
+def build_sample(encoder: Encoder, source: Source, room: int, rng: random.Random, mix: SampleMix) -> list[int]:
+    """Token ids of one sample, at most ``room`` of them."""
+    text = source.text
+    last = encoder.end if source.whole else encoder.pad
+    head = build_head(encoder, source, room, rng, mix)
     room -= len(head)
     if rng.random() >= mix.fim or len(text) < 40:
         return head + [*encoder.encode(text), last][:room]
@@ -155,5 +167,5 @@ def build_sample(
     keep_suffix = min(len(suffix), max(room // 3, room - len(prefix)))
     keep_prefix = min(len(prefix), room - keep_suffix)
     prefix, suffix = prefix[len(prefix) - keep_prefix :], suffix[:keep_suffix]
-    prompt = encoder.prompt(prefix, suffix, rng.random() < mix.suffix_first, mix.joined)
+    prompt = encoder.prompt(prefix, suffix, rng.random() < mix.suffix_first)
     return [*head, *prompt, *middle, encoder.end]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from training.exchange import Exchange
-from training.model import Llama
+from training.model import PRODUCTS, Llama
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
 _ITERATIONS = 5
@@ -27,11 +27,11 @@ class Rates:
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix, approximately, by Newton-Schulz in bf16; [rows, columns]."""
+    """The nearest semi-orthogonal matrix, approximately, by Newton-Schulz; [rows, columns]."""
     a, b, c = _COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.t()).to(torch.bfloat16)
-    x = x / (x.float().norm().to(torch.bfloat16) + 1e-7)
+    x = matrix if wide else matrix.t()
+    x = (x / (x.norm() + 1e-7)).to(PRODUCTS)
     for _ in range(_ITERATIONS):
         gram = x @ x.t()
         x = torch.addmm(x, b * gram + c * (gram @ gram), x, beta=a)

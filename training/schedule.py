@@ -11,17 +11,12 @@ from training.common import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Steps at one sequence length and depth.
-
-    ``sampled``: the softmax runs over a sample of the vocabulary. ``first_format``: rows are
-    built with training.layouts.FIRST_MIX.
-    """
+    """Steps at one sequence length and depth; ``sampled``: the softmax runs over a sample of the vocabulary."""
 
     steps: int
     length: int
     layers: int
     sampled: bool
-    first_format: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +64,12 @@ def parse_knots(text: str) -> tuple[tuple[int, float], ...]:
 
 
 def parse_phases(text: str) -> tuple[Phase, ...]:
-    """Parse ``STEPSxLENGTHxLAYERS[s][f],...``; ``s``: sampled softmax, ``f``: first sample format."""
+    """Parse ``STEPSxLENGTHxLAYERS[s],...``; ``s``: sampled softmax."""
     phases: list[Phase] = []
     for item in text.split(","):
-        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)(s?)(f?)", item)
+        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)(s?)", item)
         if found is None:
-            raise TrainingError(f"phase {item!r} is not STEPSxLENGTHxLAYERS with an optional s and f at its end")
+            raise TrainingError(f"phase {item!r} is not STEPSxLENGTHxLAYERS with an optional s at its end")
         steps, length, layers = (int(number) for number in found.groups()[:3])
-        phases.append(Phase(steps, length, layers, bool(found[4]), bool(found[5])))
+        phases.append(Phase(steps, length, layers, bool(found[4])))
     return tuple(phases)

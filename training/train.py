@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from training.batches import BatchSource
+from training.checkpoints import training_state
 from training.common import TrainingError, default_cache, progress
-from training.layouts import FIRST_MIX, SampleMix
+from training.layouts import SampleMix
 from training.loss import SampledVocabulary, cross_entropy, frequent_classes, scored
 from training.model import Llama, LlamaShape
 from training.optimizer import Rates
@@ -23,9 +24,9 @@ from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, run
 
 # The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax, f = first format.
-PHASES = "600x512x2sf,900x512x4sf,300x1024x8sf,250x1024x8s,30x2048x8"
+PHASES = "560x1024x8s,160x2048x8s,30x2048x8"
 # Warm-up, a constant rate, then a fall to 2%: STEP:FACTOR, joined by straight lines.
-RATE = "0:0.025,39:1,1530:1,1600:0.798235,1800:0.493045,2080:0.02"
+RATE = "0:0.02,20:0.6,230:0.5,750:0.02"
 # What all later phases are fed.
 MIX = SampleMix(fim=0.65, suffix_first=0.85)
 
@@ -39,7 +40,7 @@ class NextToken:
 
     def prepare(self, source: BatchSource) -> LossFunction:
         """Find the frequent classes."""
-        rows = torch.tensor([source.row(-1 - i, 512, FIRST_MIX) for i in range(400)])
+        rows = torch.tensor([source.row(-1 - i, 512, MIX) for i in range(400)])
         sampler = SampledVocabulary(frequent_classes(rows, LlamaShape().vocabulary, self.frequent), self.extra)
 
         def loss(
@@ -61,12 +62,16 @@ def main() -> int:
     parser.add_argument("--rate", default=RATE, help="STEP:FACTOR,... of the learning rate (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes; one per core")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per worker and step")
+    parser.add_argument("--start", type=Path, help="Hugging Face folder, AWQ or not, whose weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint-every", type=int, default=100)
     parser.add_argument("--name", default="target", help="folder under the cache for checkpoint.pt and train.jsonl")
     a = parser.parse_args()
     try:
         plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
+        if a.start and not (a.cache / a.name / "checkpoint.pt").exists():
+            (a.cache / a.name).mkdir(parents=True, exist_ok=True)
+            torch.save(training_state(a.start), a.cache / a.name / "initial.pt")
         run(Job(a.cache, plan, Rates(), a.workers, a.tokens, a.seed, a.checkpoint_every, a.name, NextToken(), MIX))
     except TrainingError as error:
         progress(f"error: {error}")

@@ -21,9 +21,9 @@ from training.batches import BatchSource, Corpus
 from training.common import progress, require
 from training.data import read_split
 from training.exchange import Exchange
-from training.layouts import FIRST_MIX, Encoder, SampleMix
+from training.layouts import Encoder, SampleMix
 from training.loss import cross_entropy, scored
-from training.model import Llama, LlamaShape, grow
+from training.model import PRODUCTS, Llama, LlamaShape, grow
 from training.optimizer import Optimizer, Rates
 from training.schedule import Phase, Plan
 
@@ -96,7 +96,7 @@ def start(job: Job, exchange: Exchange) -> State:
     return State(model, Optimizer(model, job.rates, exchange))
 
 
-def load_model(path: Path, dtype: torch.dtype = torch.bfloat16) -> Llama:
+def load_model(path: Path, dtype: torch.dtype = PRODUCTS) -> Llama:
     """The model of a checkpoint; ``dtype`` of its matrix products."""
     saved = torch.load(path, weights_only=True)
     model = Llama(replace(LlamaShape(), layers=saved["layers"]), dtype)
@@ -155,8 +155,7 @@ def worker(rank: int, job: Job, buffer: torch.Tensor, barrier: object) -> None:
     while state.step < job.plan.steps:
         phase = job.plan.phase(state.step)
         set_depth(state, phase, job, exchange)
-        mix = FIRST_MIX if phase.first_format else job.mix
-        inputs, targets = source.batch(state.step, rank, job.workers, job.tokens // phase.length, phase.length, mix)
+        inputs, targets = source.batch(state.step, rank, job.workers, job.tokens // phase.length, phase.length, job.mix)
         generator = torch.Generator().manual_seed((job.seed * 1_000_003 + state.step) * job.workers + rank)
         loss = loss_function(state.model, inputs, targets, phase, generator)
         loss.backward()

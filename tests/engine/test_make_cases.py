@@ -21,7 +21,7 @@ NAMES = ("argparse.py", "dataclasses.py", "heapq.py", "textwrap.py")
 
 @pytest.fixture(scope="module")
 def documents() -> list[Document]:
-    return [Document("stdlib", name, (STDLIB / name).read_text(encoding="utf-8")) for name in NAMES]
+    return [Document("stdlib", name, "python", (STDLIB / name).read_text(encoding="utf-8")) for name in NAMES]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ def test_every_way_shows_more_than_the_one_before(tmp_path: Path) -> None:
         "shop/util.py": functions("util", 20),
         "shop/other.py": functions("other", 20),
     }
-    documents = [Document("shop", path, text) for path, text in texts.items()]
+    documents = [Document("shop", path, "python", text) for path, text in texts.items()]
     paths = write_workspace(documents, tmp_path)
     for case in make_cases(documents, 12, seed=0):
         shown = list(contexts(case, documents, paths, budget=20_000, opened=2))

@@ -1,8 +1,9 @@
-"""The training code's own claims: losses, growth, layouts, filters, schedules."""
+"""The training code's own claims: losses, growth, layouts, schedules, what a run goes on from."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+from tests.engine.awq_checkpoints import auto_awq
+from training.batches import BatchSource, Corpus, excerpt
+from training.checkpoints import load_reference, training_state
 from training.common import TrainingError
+from training.data import Document
 from training.export import check_logits, write_folder
-from training.layouts import FIRST_MIX, Encoder, SampleMix, build_sample, choose_cut
+from training.layouts import Encoder, SampleMix, Source, build_sample, choose_cut
 from training.loss import SampledVocabulary, cross_entropy, divergence
 from training.model import Llama, LlamaShape, grow
 from training.schedule import Plan, parse_knots, parse_phases
-from training.source_filter import Deduplicator, path_allowed, text_allowed
 
 ASSETS = Path(__file__).parents[2] / "engine" / "assets"
 SMALL = LlamaShape(hidden=64, layers=2, heads=2, kv_heads=1, head_dim=32, intermediate=96, vocabulary=300)
@@ -86,18 +90,77 @@ def test_exported_logits_equal_transformers(tmp_path: Path) -> None:
     assert check_logits(model, tmp_path) < 1e-4
 
 
-@pytest.mark.parametrize("mix", [SampleMix(fim=1.0), FIRST_MIX, SampleMix(fim=1.0, suffix_first=0.0, header=1.0)])
+@pytest.mark.parametrize(
+    "mix",
+    [SampleMix(fim=1.0), SampleMix(fim=1.0, suffix_first=0.0, header=1.0), SampleMix(fim=0.0, header=1.0, context=1.0)],
+)
 def test_samples_fit_their_room_and_lose_no_text(encoder: Encoder, mix: SampleMix) -> None:
     text = Path(__file__).read_text(encoding="utf-8")[:1500]
+    source = Source("a/b.py", text, whole=True)
     for seed in range(60):
         rng = random.Random(seed)
-        assert len(build_sample(encoder, "a/b.py", text, False, 100, rng, mix)) <= 100
-        whole = build_sample(
-            encoder, "a/b.py", text, True, 4000, random.Random(seed), SampleMix(fim=1.0, empty_suffix=0)
-        )
+        short = Source("a/b.py", text, False, (("a/c.py", "import b\n"), ("a/d.py", text)))
+        assert len(build_sample(encoder, short, 100, rng, mix)) <= 100
+        whole = build_sample(encoder, source, 4000, random.Random(seed), SampleMix(fim=1.0, empty_suffix=0))
         parts = [encoder.decode(part) for part in split_at_marks(whole, encoder)]
         assert whole[-1] == encoder.end
         assert sum(len(part.removeprefix("a/b.py\n")) for part in parts) == len(text)
+
+
+def test_other_files_stand_before_the_own_header_and_take_a_third_at_most(encoder: Encoder) -> None:
+    others = (("p/far.py", "x = 1\n"), ("p/huge.py", "y = 2\n" * 300), ("p/near.py", "z = 3\n"))
+    source = Source("p/own.py", "import near\n", True, others)
+    ids = build_sample(encoder, source, 400, random.Random(0), SampleMix(fim=0.0, header=1.0))
+    assert encoder.decode(ids) == (
+        "<|file_sep|>p/far.py\nx = 1\n<|file_sep|>p/near.py\nz = 3\n<|file_sep|>p/own.py\nimport near\n<|endoftext|>"
+    )
+
+
+def test_other_files_are_of_the_package_and_share_names() -> None:
+    texts = {
+        "near.py": "def scale_image(width, height):\n    return width\n",
+        "far.py": "import os\n" * 9,
+        "own.py": "",
+    }
+    documents = [Document("p", f"p/{path}", "python", text or "scale_image(width)\n") for path, text in texts.items()]
+    documents.append(Document("q", "q/other.py", "python", "scale_image(width, height)\n"))
+    corpus = Corpus.of(documents)
+    found = [corpus.others(documents[2], documents[2].text, random.Random(seed)) for seed in range(40)]
+    assert {path for others in found for path, _ in others} <= {"p/near.py", "p/far.py"}
+    assert all(others[-1][0] == "p/near.py" for others in found if any(path == "p/near.py" for path, _ in others))
+    assert corpus.others(documents[3], "x", random.Random(0)) == ()
+
+
+@pytest.mark.parametrize("position", [0, 7, 30, 59])
+def test_excerpts_are_whole_lines(position: int) -> None:
+    text = "".join(f"line {number}\n" for number in range(8)) + "last"
+    part = excerpt(text, position, 24)
+    assert part.endswith("\n")
+    assert part in text
+    assert text[: text.index(part)] == "" or text[: text.index(part)].endswith("\n")
+
+
+def test_rows_depend_on_their_number_alone(encoder: Encoder) -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    corpus = Corpus.of([Document("p", f"p/{name}.py", "python", text) for name in "abc"])
+    mix = SampleMix(fim=0.7, header=0.8, context=0.6)
+    rows = [BatchSource(corpus, encoder, 5).row(number, 256, mix) for number in (3, 9)]
+    source = BatchSource(corpus, encoder, 5)
+    assert [source.row(number, 256, mix) for number in (9, 3)] == rows[::-1]
+    assert all(len(row) == 257 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["target", "drafter"])
+def test_a_run_goes_on_from_a_published_folder(name: str) -> None:
+    """The bundled weights, AWQ or not, in the trainer's model: the logits are transformers'."""
+    if name == "target":
+        auto_awq("awq")
+    saved = training_state(ASSETS / name)
+    model = Llama(replace(LlamaShape(), layers=saved["layers"]), torch.float32)
+    model.load_state_dict(saved["model"])
+    ids = torch.arange(100, 140)[None]
+    expected = load_reference(ASSETS / name)(ids).logits
+    torch.testing.assert_close(model.logits(ids), expected, atol=1e-3, rtol=1e-4)
 
 
 def split_at_marks(ids: list[int], encoder: Encoder) -> list[list[int]]:
@@ -118,22 +181,8 @@ def test_cuts_stay_inside_the_text() -> None:
         assert 0 <= cut.start <= cut.end <= len(text)
 
 
-def test_filters() -> None:
-    code = "def add(left, right):\n    total = left + right\n    return total\n\n\n" * 8
-    assert text_allowed(code)
-    assert not text_allowed("import flask\n" + code)
-    assert not text_allowed("# Automatically generated, do not edit\n" + code)
-    assert not text_allowed(code + "x = '" + "a" * 400 + "'\n")
-    assert path_allowed("pkg/core.py")
-    assert not path_allowed("pip/_vendor/core.py")
-    assert not path_allowed("x/django/core.py")
-    seen = Deduplicator()
-    assert seen.admit(code)
-    assert not seen.admit(code + "\n# one more line\n")
-
-
 def test_plan() -> None:
-    plan = Plan(parse_phases("10x512x2sf,20x1024x4"), parse_knots("0:0.5,10:1,30:0"))
+    plan = Plan(parse_phases("10x512x2s,20x1024x4"), parse_knots("0:0.5,10:1,30:0"))
     assert plan.steps == 30
     assert plan.phase(9).sampled
     assert plan.phase(10).layers == 4

@@ -37,10 +37,10 @@ class Calibration:
 
 
 def read_calibration(tokenizer: Path, origin: Path | None, rows: int) -> Calibration:
-    """Take up to `rows` rows from a text file, a folder of them or a .jsonl file of {"text": ...}.
+    """Take up to `rows` rows from a text file, a folder of them, or a .jsonl file of {"text": ...}.
 
-    None stands for Python's standard library. Special tokens that a text spells out are read as such. Raises TreelineError where `origin` cannot be read or gives
-    fewer than `LEAST_ROWS` rows.
+    None stands for Python's standard library. Special tokens that a text spells out are read as such. Raises
+    TreelineError where `origin` cannot be read or gives fewer than `LEAST_ROWS` rows.
     """
     name = PYTHON if origin is None else str(origin)
     encoder = tokenizers.Tokenizer.from_file(str(tokenizer))

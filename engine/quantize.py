@@ -99,9 +99,7 @@ def _check_source(job: Job) -> ModelConfig:
     inputs = {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size, "heads": attention}
     for name, size in inputs.items():
         if size % job.group_size:
-            raise TreelineError(
-                f"{job.source}: {name} of {size} is no multiple of the group size {job.group_size}: choose a smaller one"
-            )
+            raise TreelineError(f"{job.source}: {name} of {size} is no multiple of the group size {job.group_size}")
     outputs = (*inputs.values(), config.num_key_value_heads * config.head_dim)
     if any(size % OUTPUT_MULTIPLE for size in outputs):
         raise TreelineError(f"{job.source}: AutoAWQ quantises layers with multiples of {OUTPUT_MULTIPLE} outputs only")
@@ -171,7 +169,7 @@ def _beside(target: Path) -> Generator[Path]:
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], config: ModelConfig, progress: Progress | None) -> None:
-    """Write the tensors as published AWQ checkpoints have them: what is not quantised in fp16, in shards with an index."""
+    """Write the tensors as published AWQ checkpoints have them: the rest in fp16, large ones in shards with an index."""
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     shards = list(_shards({name: _published(name, tensors[name]) for name in sorted(tensors)}))
@@ -192,7 +190,7 @@ def _published(name: str, tensor: Tensor) -> Tensor:
         return tensor.cpu().contiguous()
     half = tensor.to("cpu", torch.float16).contiguous()
     if not bool(half.isfinite().all()):
-        raise TreelineError(f"{name} does not fit float16, in which AWQ keeps it: this model cannot be quantised")
+        raise TreelineError(f"{name} does not fit float16, in which AWQ keeps it")
     return half
 
 

@@ -11,13 +11,16 @@ import argparse
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from training.common import TrainingError, default_cache, progress, sha256_file
+from training.data import TOKENIZER as BUNDLED
 from training.data import Document, read_split
+from training.model import Llama, LlamaShape
 
 VOCABULARY_SIZE = 16384
 END_OF_TEXT = "<|endoftext|>"
@@ -67,11 +70,11 @@ def training_texts(documents: list[Document], limit: int, seed: int) -> Iterator
         yield documents[index].text
 
 
-def train(documents: list[Document], limit: int, seed: int) -> Tokenizer:
-    """Train on up to ``limit`` characters of the documents."""
+def train(documents: list[Document], limit: int, seed: int, size: int = VOCABULARY_SIZE) -> Tokenizer:
+    """Train ``size`` entries on up to ``limit`` characters of the documents."""
     tokenizer = new_tokenizer()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=size,
         min_frequency=2,
         special_tokens=list(SPECIALS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -108,16 +111,60 @@ def check_round_trip(tokenizer: Tokenizer, documents: list[Document]) -> None:
             raise TrainingError(f"the tokenizer does not round-trip {text[:60]!r}")
 
 
+def smaller(tokenizer: Tokenizer, size: int) -> Tokenizer:
+    """The tokenizer that the same text would have given with fewer entries: the later merges are dropped."""
+    content = json.loads(tokenizer.to_str())
+    model = content["model"]
+    dropped = len(model["vocab"]) - size
+    kept = len(model["merges"]) - dropped
+    if dropped < 0 or kept < 0:
+        least = len(model["vocab"]) - len(model["merges"])
+        raise TrainingError(f"{size} entries: it must be from {least} to {len(model['vocab'])}")
+    model["merges"] = model["merges"][:kept]
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if index < size}
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def bytes_per_token(tokenizer: Tokenizer, documents: list[Document]) -> dict[str, float]:
+    """Bytes per token of each language."""
+    sizes, tokens = Counter[str](), Counter[str]()
+    for document in documents:
+        sizes[document.language] += len(document.text.encode())
+        tokens[document.language] += len(tokenizer.encode(document.text).ids)
+    return {language: sizes[language] / tokens[language] for language in sorted(sizes)}
+
+
+def compare(documents: list[Document], heldout: list[Document], sizes: list[int], limit: int, seed: int) -> None:
+    """Print, for each size and for the bundled tokenizer, bytes per token and what a byte costs the bundled target.
+
+    The cost counts two operations per weight and token, in the layers and in the output projection.
+    """
+    shape = LlamaShape()
+    largest = train(documents, limit, seed, max(sizes))
+    layers = sum(p.numel() for layer in Llama(shape).layers for p in layer.parameters())
+    candidates = {f"{size}": smaller(largest, size) for size in sorted(sizes)}
+    for name, tokenizer in {**candidates, "bundled": Tokenizer.from_file(str(BUNDLED))}.items():
+        rates = bytes_per_token(tokenizer, heldout)
+        embedding = tokenizer.get_vocab_size() * shape.hidden
+        cost = 2 * (layers + embedding) / rates["python"] / 1e6
+        shown = "bytes per token: " + ", ".join(f"{language} {rate:.3f}" for language, rate in rates.items())
+        print(f"{name:8} embedding {embedding / 1e6:.1f} M weights, {cost:.2f} MFLOP a byte of python;", shown)
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.tokenizer", description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="working folder (default: %(default)s)")
     parser.add_argument("--characters", type=int, default=30_000_000, help="text to learn merges from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", type=int, nargs="+", metavar="SIZE", help="measure these sizes and write nothing")
     arguments = parser.parse_args()
     try:
         train_documents = read_split(arguments.cache, "train")
         heldout = read_split(arguments.cache, "heldout")
+        if arguments.compare:
+            compare(train_documents, heldout, arguments.compare, arguments.characters, arguments.seed)
+            return 0
         tokenizer = train(train_documents, arguments.characters, arguments.seed)
         check_round_trip(tokenizer, heldout)
     except TrainingError as error:

@@ -76,8 +76,12 @@ def excerpt(text: str, position: int, characters: int) -> str:
 class BatchSource:
     """Packs whole samples into rows of fixed length."""
 
-    def __init__(self, corpus: Corpus, encoder: Encoder, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, encoder: Encoder, seed: int, rollouts: torch.Tensor | None = None, share: float = 0.0
+    ) -> None:
+        """``share`` of the rows come from ``rollouts``, int [rows, length], instead of the corpus."""
         self._corpus = corpus
+        self._rollouts, self._share = rollouts, share
         self._encoder = encoder
         self._seed = seed
         self._offset = random.Random(seed).random()
@@ -86,6 +90,10 @@ class BatchSource:
         """``length + 1`` token ids made of samples; only the last, plain sample may be cut."""
         rng = random.Random(self._seed * 1_000_003 + number)
         ids: list[int] = []
+        if self._rollouts is not None and rng.random() < self._share:
+            while len(ids) <= length:
+                ids += self._rollouts[rng.randrange(len(self._rollouts))].tolist()
+            return ids[: length + 1]
         slot = 0
         while (room := length + 1 - len(ids)) > 0:
             counter = number * _SLOTS + slot

@@ -48,6 +48,13 @@ def load_reference(folder: Path) -> Any:
     return model.eval()
 
 
+def write_start(folder: Path, run: Path) -> None:
+    """Let a training run that has not begun go on from the weights of a Hugging Face folder."""
+    if not (run / "checkpoint.pt").exists():
+        run.mkdir(parents=True, exist_ok=True)
+        torch.save(training_state(folder), run / "initial.pt")
+
+
 def training_state(folder: Path) -> dict[str, Any]:
     """A Hugging Face folder of the pair, AWQ or not, as the trainer's ``initial.pt``: weights fp32, and the depth."""
     model = load_reference(folder)

@@ -1,7 +1,8 @@
 """Distil the drafter: a two-layer Llama that imitates the target's next-token distribution.
 
-It starts from the target's embedding and two of its layers, and minimises KL(target || drafter) over the sampled
-softmax on the target's data with more fill-in-the-middle. The same command resumes from the last checkpoint.
+It starts from the target's embedding and two of its layers, or from an earlier drafter, and minimises KL(target ||
+drafter) over the sampled softmax, on the target's data with more fill-in-the-middle and on what the target itself wrote
+(training.rollouts). The same command resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from training.batches import BatchSource
+from training.checkpoints import write_start
 from training.common import TrainingError, default_cache, progress, require
 from training.layouts import SampleMix
 from training.loss import SampledVocabulary, divergence, frequent_classes
@@ -25,6 +27,7 @@ from training.trainer import Job, LossFunction, load_model, run
 # The run that made the bundled drafter.
 PHASES = "250x512x2s,100x1024x2s,40x2048x2s"
 RATE = "0:0.05,19:1,150:1,390:0.02"
+ROLLOUTS = 0.25
 SOURCE_LAYERS = (0, 4)  # of the target: the two that the whole stack grew from
 
 
@@ -80,6 +83,8 @@ def main() -> int:
     parser.add_argument("--phases", default=PHASES, help="STEPSxLENGTHxLAYERS[s],... (default: %(default)s)")
     parser.add_argument("--rate", default=RATE, help="STEP:FACTOR,... of the learning rate (default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="the target's checkpoint.pt (default: the cache's)")
+    parser.add_argument("--start", type=Path, help="Hugging Face folder of a drafter to go on from")
+    parser.add_argument("--rollouts", type=float, default=ROLLOUTS, help="share of rows from training.rollouts")
     parser.add_argument(
         "--source-layers", type=int, nargs="+", default=SOURCE_LAYERS, help="target layers to start from"
     )
@@ -91,10 +96,15 @@ def main() -> int:
     try:
         teacher = require(a.teacher or a.cache / "target" / "checkpoint.pt", "python -m training.train")
         plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
-        initialise(teacher, a.cache / a.name, tuple(a.source_layers))
+        if a.rollouts:
+            require(a.cache / "rollouts.pt", "python -m training.rollouts")
+        if a.start:
+            write_start(a.start, a.cache / a.name)
+        else:
+            initialise(teacher, a.cache / a.name, tuple(a.source_layers))
         mix = SampleMix(fim=0.7, suffix_first=0.9)
         rates = Rates(muon=0.01, embedding=0.002, norm=0.002)
-        run(Job(a.cache, plan, rates, a.workers, a.tokens, a.seed, 50, a.name, Imitate(teacher), mix))
+        run(Job(a.cache, plan, rates, a.workers, a.tokens, a.seed, 50, a.name, Imitate(teacher), mix, a.rollouts))
     except TrainingError as error:
         progress(f"error: {error}")
         return 1

@@ -58,6 +58,20 @@ def text_loss(model: Any, encoder: Encoder, documents: list[Document], limit: in
     return TextLoss(nats / tokens, nats / math.log(2) / size, tokens, size)
 
 
+@torch.inference_mode()
+def loss_by_position(model: Any, encoder: Encoder, documents: list[Document], length: int) -> list[float]:
+    """Nats per token in eighths of windows of ``length`` tokens from the beginnings of the files that have so many."""
+    nats: list[torch.Tensor] = []
+    for document in documents:
+        ids = torch.tensor([encoder.encode(document.text)[: length + 1]])
+        if ids.shape[1] == length + 1:
+            logits = model(ids[:, :-1]).logits[0].float()
+            nats.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none"))
+    if not nats:
+        return []
+    return [round(float(part.mean()), 3) for part in torch.stack(nats).chunk(8, dim=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How often the target's argmax is the drafter's i-th choice, for i = 1..8."""
@@ -119,6 +133,8 @@ def evaluate(a: argparse.Namespace) -> dict[str, Any]:
             if language != "python"
         },
     }
+    if a.positions:
+        result["nats_by_eighth"] = loss_by_position(target, encoder, documents, a.positions)
     if a.cases:
         score = line_exact_match(target, encoder, make_cases(documents, a.cases, a.seed))
         result["line_exact_match"] = {kind: f"{right}/{total}" for kind, (right, total) in score.items()}
@@ -136,6 +152,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="working folder (default: %(default)s)")
     parser.add_argument("--windows", type=int, default=1_000_000, help="at most this many windows of 1024 tokens")
     parser.add_argument("--cases", type=int, default=100, help="line completions per kind; 0 skips them")
+    parser.add_argument("--positions", type=int, help="also the loss over windows of so many tokens, in eighths")
     parser.add_argument("--rows", type=int, default=60, help="rows of 512 tokens for the agreement")
     parser.add_argument("--seed", type=int, default=0)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from training.batches import BatchSource
-from training.checkpoints import training_state
+from training.checkpoints import write_start
 from training.common import TrainingError, default_cache, progress
 from training.layouts import SampleMix
 from training.loss import SampledVocabulary, cross_entropy, frequent_classes, scored
@@ -69,9 +69,8 @@ def main() -> int:
     a = parser.parse_args()
     try:
         plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
-        if a.start and not (a.cache / a.name / "checkpoint.pt").exists():
-            (a.cache / a.name).mkdir(parents=True, exist_ok=True)
-            torch.save(training_state(a.start), a.cache / a.name / "initial.pt")
+        if a.start:
+            write_start(a.start, a.cache / a.name)
         run(Job(a.cache, plan, Rates(), a.workers, a.tokens, a.seed, a.checkpoint_every, a.name, NextToken(), MIX))
     except TrainingError as error:
         progress(f"error: {error}")

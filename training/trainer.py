@@ -55,6 +55,7 @@ class Job:
     name: str
     objective: Objective
     mix: SampleMix = field(default_factory=SampleMix)
+    rollouts: float = 0.0  # share of the rows that come from rollouts.pt
 
     @property
     def folder(self) -> Path:
@@ -147,7 +148,8 @@ def worker(rank: int, job: Job, buffer: torch.Tensor, barrier: object) -> None:
     torch.set_num_threads(1)
     exchange = Exchange(rank, job.workers, buffer, barrier)  # pyright: ignore[reportArgumentType]
     encoder = load_encoder(job.cache)
-    source = BatchSource(Corpus.of(read_split(job.cache, "train")), encoder, job.seed)
+    rollouts = torch.load(job.cache / "rollouts.pt", weights_only=True) if job.rollouts else None
+    source = BatchSource(Corpus.of(read_split(job.cache, "train")), encoder, job.seed, rollouts, job.rollouts)
     heldout = BatchSource(Corpus.of(read_split(job.cache, "heldout")), encoder, job.seed)
     loss_function = job.objective.prepare(source)
     state = start(job, exchange)

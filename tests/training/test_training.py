@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from tests.engine.awq_checkpoints import auto_awq
 from training.batches import BatchSource, Corpus, excerpt
 from training.checkpoints import load_reference, training_state
 from training.common import TrainingError
+from training.curves import panel, read_log
 from training.data import Document
 from training.export import check_logits, write_folder
 from training.layouts import Encoder, SampleMix, Source, build_sample, choose_cut
 from training.loss import SampledVocabulary, cross_entropy, divergence
 from training.model import Llama, LlamaShape, grow
+from training.rollouts import continue_rows
 from training.schedule import Plan, parse_knots, parse_phases
 
 ASSETS = Path(__file__).parents[2] / "engine" / "assets"
@@ -161,6 +164,38 @@ def test_a_run_goes_on_from_a_published_folder(name: str) -> None:
     ids = torch.arange(100, 140)[None]
     expected = load_reference(ASSETS / name)(ids).logits
     torch.testing.assert_close(model.logits(ids), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_what_the_target_writes_is_its_own(encoder: Encoder) -> None:
+    """Cold sampling is transformers' greedy decoding; the prompts stay as they were."""
+    model = load_reference(ASSETS / "drafter")
+    prompts = torch.tensor([encoder.encode("def add(left, right):\n    return ")] * 2)
+    prompts[1, 1] += 1
+    ours = continue_rows(model, prompts, 12, 1e-4)
+    model.generation_config.eos_token_id = None
+    theirs = model.generate(prompts, do_sample=False, max_new_tokens=12, attention_mask=torch.ones_like(prompts))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_rollouts_take_their_share_of_the_rows(encoder: Encoder) -> None:
+    corpus = Corpus.of([Document("p", "p/a.py", "python", Path(__file__).read_text(encoding="utf-8"))])
+    rollouts = torch.full((3, 65), 9, dtype=torch.int32)
+    source = BatchSource(corpus, encoder, 0, rollouts, 0.5)
+    rows = [source.row(number, 128, SampleMix()) for number in range(60)]
+    assert all(len(row) == 129 for row in rows)
+    assert 18 <= sum(set(row) == {9} for row in rows) <= 42
+
+
+def test_a_log_keeps_the_last_of_steps_that_came_twice(tmp_path: Path) -> None:
+    rows = [
+        {"step": 10, "loss": 3.0, "tokens": 1_000_000},
+        {"step": 20, "loss": 9.0, "tokens": 2_000_000},
+        {"step": 20, "loss": 2.5, "tokens": 2_000_000, "heldout": 2.75},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = read_log(tmp_path / "train.jsonl")
+    assert curves == {"loss": [(1.0, 3.0), (2.0, 2.5)], "heldout": [(2.0, 2.75)]}
+    assert panel("target", curves, 40).count("<polyline") == 2
 
 
 def split_at_marks(ids: list[int], encoder: Encoder) -> list[list[int]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import tokenizers
@@ -21,7 +21,8 @@ from engine.model.loader import LoadOptions, load_transformer
 ROW = 512  # tokens
 LEAST_ROWS = 16  # to calibrate with
 JUDGED_SHARE = 8  # one row in so many is kept back to judge by
-CHARACTERS = 250_000  # of a file that are read at most
+PIECE = 250_000  # characters that are read at a time, and at most of each of several files
+SHORT = 2000  # bytes; what is shorter in Python's library says little
 PYTHON = "the source of Python's standard library"
 
 Progress = Callable[[str, int, int], None]
@@ -45,7 +46,8 @@ def read_calibration(tokenizer: Path, origin: Path | None, rows: int) -> Calibra
     name = PYTHON if origin is None else str(origin)
     encoder = tokenizers.Tokenizer.from_file(str(tokenizer))
     judged = max(4, rows // JUDGED_SHARE)
-    found = list(islice(_rows(encoder, _texts(origin)), rows + judged))
+    found = list(itertools.islice(_rows(encoder, _texts(origin)), rows + judged))
+    judged = min(judged, max(4, len(found) // 5))
     # every part of the text is in both: a folder's files differ more than the lines of one file
     every = max(2, len(found) // judged) if found else 1
     kept = found[every - 1 :: every][:judged]
@@ -72,51 +74,59 @@ def _rows(encoder: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[list[
 def _texts(origin: Path | None) -> Iterator[str]:
     if origin is None:
         root = Path(sysconfig.get_paths()["stdlib"])
-        files = (path for path in root.glob("*.py") if path.stat().st_size > 2000)
-        yield from map(_text, sorted(files, key=lambda path: hashlib.sha256(path.name.encode()).digest()))
+        for path in _shuffled(path for path in root.glob("*.py") if path.stat().st_size > SHORT):
+            yield next(_pieces(path))
     elif origin.is_dir():
-        files = (path for path in origin.rglob("*") if path.is_file() and not _hidden(path.relative_to(origin)))
-        for path in sorted(files, key=lambda path: hashlib.sha256(str(path.relative_to(origin)).encode()).digest()):
+        for path in _shuffled(path for path in origin.rglob("*") if not _hidden(path.relative_to(origin))):
             try:
-                yield _text(path)
+                yield next(_pieces(path), "") if path.is_file() else ""
             except TreelineError:
                 continue  # an image among the sources
     elif origin.suffix == ".jsonl":
         yield from _json_lines(origin)
     else:
-        yield _text(origin)
+        yield from _pieces(origin)
+
+
+def _shuffled(paths: Iterable[Path]) -> list[Path]:
+    """Order paths by a hash: the same every time, and no neighbours."""
+    return sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
 
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") or part in ("node_modules", "__pycache__") for part in path.parts)
 
 
-def _text(path: Path) -> str:
+def _pieces(path: Path) -> Iterator[str]:
+    """Yield a text file piece by piece."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            while piece := file.read(PIECE):
+                yield piece
     except OSError as error:
         raise TreelineError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise TreelineError(f"{path} is not UTF-8 text: give a text file, a folder, or .jsonl of texts") from None
-    return text[:CHARACTERS]
 
 
 def _json_lines(path: Path) -> Iterator[str]:
-    for number, line in enumerate(_text_lines(path), start=1):
-        try:
-            yield json.loads(line)["text"][:CHARACTERS]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise TreelineError(f'{path}:{number} is no JSON object with a string "text"') from None
+    number, left = 0, ""
+    for piece in itertools.chain(_pieces(path), ["\n"]):
+        *lines, left = (left + piece).split("\n")
+        for line in lines:
+            number += 1
+            if line.strip():
+                yield _json_text(f"{path}:{number}", line)
 
 
-def _text_lines(path: Path) -> Iterator[str]:
+def _json_text(place: str, line: str) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            yield from (line for line in file if line.strip())
-    except OSError as error:
-        raise TreelineError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise TreelineError(f"{path} is not UTF-8 text") from None
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise TreelineError(f'{place} is no JSON object with a string "text"')
+    return text[:PIECE]
 
 
 def perplexity(directory: Path, rows: list[list[int]], phase: str, progress: Progress | None = None) -> float:

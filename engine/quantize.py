@@ -169,7 +169,7 @@ def _beside(target: Path) -> Generator[Path]:
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], config: ModelConfig, progress: Progress | None) -> None:
-    """Write the tensors as published AWQ checkpoints have them: the rest in fp16, large ones in shards with an index."""
+    """Write the tensors as published AWQ checkpoints have them: the rest in fp16, large ones in indexed shards."""
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     shards = list(_shards({name: _published(name, tensors[name]) for name in sorted(tensors)}))

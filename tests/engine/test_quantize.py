@@ -107,6 +107,27 @@ def test_no_row_is_both_shown_and_judged() -> None:
     assert read_calibration(TOKENIZER, None, 16).origin == calibration.PYTHON
 
 
+def test_the_least_text_that_does(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    middle = Tokenizer.from_file(str(TOKENIZER)).id_to_token(2)
+    path.write_text(middle * (20 * ROW))
+    rows = read_calibration(TOKENIZER, path, 128)
+    assert (len(rows.shown), len(rows.judged)) == (16, 4)
+    path.write_text(middle * (20 * ROW - 1))
+    with pytest.raises(TreelineError, match="at least 10240 are needed"):
+        read_calibration(TOKENIZER, path, 128)
+
+
+def test_a_long_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "PIECE", 700)
+    path = tmp_path / "long.txt"
+    path.write_text("".join(f"value_{number} = {number}\n" for number in range(9000)))
+    lines = tmp_path / "long.jsonl"
+    lines.write_text("".join(json.dumps({"text": f"x = {number}\n" * 60}) + "\n" for number in range(200)))
+    assert len(read_calibration(TOKENIZER, path, 64).shown) == 64
+    assert len(read_calibration(TOKENIZER, lines, 16).shown) == 16
+
+
 def test_lines_of_json_may_spell_special_tokens(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     line = json.dumps({"text": "<|fim_middle|>x = 1\n" * 400})
@@ -191,6 +212,7 @@ def test_a_target_in_use_is_refused(tmp_path: Path) -> None:
         ("empty.txt", b"", "it gives 0 tokens"),
         ("picture.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
         ("bad.jsonl", b'{"text": "x"}\n{"words": 1}\n', 'bad.jsonl:2 is no JSON object with a string "text"'),
+        ("texts.jsonl", b'{"text": ["a"]}\n', "texts.jsonl:1 is no JSON object"),
         ("list.jsonl", b"[1]\n", "list.jsonl:1 is no JSON object"),
         ("number.jsonl", b'{"text": 1}\n', "number.jsonl:1 is no JSON object"),
     ],

@@ -179,6 +179,7 @@ def _write(folder: Path, tensors: dict[str, Tensor], config: ModelConfig, progre
             progress("writing", number - 1, len(shards))
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)  # safetensors makes files that only their owner may read
         index |= dict.fromkeys(shard, name)
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())

@@ -30,7 +30,7 @@ class LlamaShape:
     head_dim: int = 64
     intermediate: int = 768
     vocabulary: int = 16384
-    max_positions: int = 1536  # the 30 steps on 2048-token rows did not teach the positions beyond (model card)
+    max_positions: int = 2048
     rms_eps: float = 1e-5
     rope_theta: float = 500000.0
     rope_factor: float = 8.0

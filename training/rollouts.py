@@ -60,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.rollouts", description=__doc__)
     parser.add_argument("target", type=Path, help="Hugging Face folder of the target")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="working folder (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=1280, help="rows to write (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=320, help="rows to write (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=128, help="of each row that the target writes")
     parser.add_argument("--temperature", type=float, default=0.7, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=2, help="processes; one per core")

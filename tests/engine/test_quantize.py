@@ -109,7 +109,7 @@ def test_no_row_is_both_shown_and_judged() -> None:
 
 def test_the_least_text_that_does(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
-    middle = Tokenizer.from_file(str(TOKENIZER)).id_to_token(2)
+    middle = "<|fim_middle|>"  # one token
     path.write_text(middle * (20 * ROW))
     rows = read_calibration(TOKENIZER, path, 128)
     assert (len(rows.shown), len(rows.judged)) == (16, 4)

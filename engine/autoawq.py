@@ -96,11 +96,10 @@ def _mended(base: Any) -> Any:
         def _compute_best_scale(
             self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *rest: Any, **named: Any
         ) -> Any:
-            search: Any = super()._compute_best_scale  # pyright: ignore[reportUnknownMemberType]
             saved = {name: tensor.clone() for name, tensor in module2inspect.state_dict().items()}
             module2inspect.state_dict = lambda: saved
             try:
-                return search(x, w_mean, x_mean, module2inspect, *rest, **named)
+                return base._compute_best_scale(self, x, w_mean, x_mean, module2inspect, *rest, **named)
             finally:
                 del module2inspect.state_dict
 

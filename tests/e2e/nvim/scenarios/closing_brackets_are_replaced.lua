@@ -1,7 +1,7 @@
 return {
   setup = { keys = { accept = "<Tab>" } },
   run = function(t)
-    t.open("pairs.py", { "import os", "", "", "def exists(path):", "    return os.path.exists()" })
+    t.open("pairs.py", { "import os", "", "", "def exists(path):", "    return os.path.isfile()" })
     t.type("<Left>")
     local before, ghost = t.text(), t.wait_for_ghost()
     local line = vim.api.nvim_get_current_line()

@@ -21,7 +21,7 @@ from statistics import fmean
 
 from benchmarks.common import environment, print_environment, print_json, print_table
 from benchmarks.make_cases import held_out_documents, make_cases
-from engine.bench import Case
+from engine.bench import Case, first_line
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import TreelineError
@@ -104,7 +104,7 @@ def complete(engine: Engine, case: Case, context: tuple[ContextFile, ...], max_t
     if stats is None:
         raise TreelineError(f"{case.id}: the completion has no end")
     text = "".join(chunk.text for chunk in chunks)
-    right = text.partition("\n")[0].rstrip() == case.expected.partition("\n")[0].rstrip()
+    right = first_line(text) == first_line(case.expected)
     return _Answer(context, right, stats.prompt_tokens, stats.new_tokens, stats.target_passes)
 
 

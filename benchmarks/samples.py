@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.bench import BenchSettings, Case, read_cases, request_for
+from engine.bench import BenchSettings, Case, first_line, read_cases, request_for
 from engine.cli_complete import stop_rules
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -37,7 +37,7 @@ class Sample:
     @property
     def right(self) -> bool:
         """Whether the first line is the file's."""
-        return _first(self.text) == _first(self.case.expected)
+        return first_line(self.text) == first_line(self.case.expected)
 
 
 def choose(cases: Sequence[Case], limit: int, seed: int) -> list[Case]:
@@ -67,7 +67,7 @@ def markdown(samples: Sequence[Sample]) -> Iterator[str]:
         yield from _shown(sample)
         yield "```"
         if not sample.right:
-            yield f"\nIn the file: `{_cut(_first(case.expected)).replace('`', chr(39))}`"
+            yield f"\nIn the file: `{_cut(first_line(case.expected)).replace('`', chr(39))}`"
 
 
 def _shown(sample: Sample) -> Iterator[str]:
@@ -80,10 +80,6 @@ def _shown(sample: Sample) -> Iterator[str]:
 
 def _cut(line: str) -> str:
     return line if len(line) <= WIDTH else line[:WIDTH] + " ..."
-
-
-def _first(text: str) -> str:
-    return text.partition("\n")[0].rstrip()
 
 
 def main() -> int:

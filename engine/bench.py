@@ -77,7 +77,7 @@ class Result:
     @property
     def line_matches(self) -> bool:
         """Whether the first line is the expected one, up to trailing white space."""
-        return _first_line(self.speculative.text) == _first_line(self.case.expected)
+        return first_line(self.speculative.text) == first_line(self.case.expected)
 
 
 class Completer(Protocol):
@@ -199,5 +199,6 @@ def _read_prompt(engine: Completer, request: CompletionRequest, cancelled: Calla
     next(engine.complete(request, cancelled))
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return a text's first line without trailing white space."""
     return text.partition("\n")[0].rstrip()

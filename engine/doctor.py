@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Literal
 
 from engine import __version__, hub, launch
 from engine.config import EngineConfig, config_path, load_config
+from engine.disk import free_space
 from engine.errors import TreelineError
 from engine.models import GIB, PRESETS
 
@@ -119,10 +119,8 @@ def _memory() -> Iterator[Finding]:
 
     total = physical_memory()
     yield Finding("memory", "ok", f"{total / GIB:.1f} GiB" if total else "the system does not say")
-    place = cache_directory()
-    while not place.exists():
-        place = place.parent
-    yield Finding("disk", "ok", f"{shutil.disk_usage(place).free / GIB:.0f} GiB free for {cache_directory()}")
+    _, free = free_space(cache_directory())
+    yield Finding("disk", "ok", f"{free / GIB:.0f} GiB free for {cache_directory()}")
 
 
 def _extra(what: str, packages: tuple[str, ...], extra: str) -> Finding:

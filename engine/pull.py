@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from engine.disk import free_space
 from engine.errors import TreelineError
 from engine.hub import UNWANTED, WANTED
 
@@ -144,10 +144,7 @@ def _have(blob: Path) -> int:
 
 
 def _check_space(planned: Plan) -> None:
-    place = cache()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    place, free = free_space(cache())
     if planned.missing and planned.missing + SPARE > free:
         raise TreelineError(
             f"{planned.repository} needs {planned.missing / 1e9:.1f} GB more, {place} has {free / 1e9:.1f} GB free:"

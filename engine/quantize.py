@@ -21,10 +21,11 @@ from torch import Tensor
 
 from engine import autoawq
 from engine.calibration import ROW, Calibration, perplexity, read_calibration
+from engine.disk import free_space
 from engine.errors import TreelineError
 from engine.model.config import AWQ_GROUP_SIZES, ModelConfig
 from engine.model.weights import INDEX, Checkpoint
-from engine.offload.demand import available_memory
+from engine.offload.demand import available_memory, layer_parameters, parameters
 from engine.tokenizer import Tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -115,22 +116,11 @@ def _check_target(target: Path) -> None:
         raise TreelineError(f"{target} is a link: give the folder itself")
 
 
-def parameters(config: ModelConfig) -> tuple[int, int]:
-    """Return the weights of all linear layers, which become 4 bits, and all others, which stay as they are."""
-    attention = config.num_attention_heads * config.head_dim
-    kv = config.num_key_value_heads * config.head_dim
-    layer = config.hidden_size * (2 * attention + 2 * kv + 3 * config.intermediate_size)
-    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    return layer * config.num_hidden_layers, embeddings + config.hidden_size * (2 * config.num_hidden_layers + 1)
-
-
 def _check_room(job: Job, config: ModelConfig) -> None:
-    linear, other = parameters(config)
+    linear = config.num_hidden_layers * layer_parameters(config)
+    other = parameters(config) - linear
     disk = linear // 2 + linear // job.group_size * 5 // 2 + other * 2 + 2**20
-    place = job.target.absolute().parent
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    place, free = free_space(job.target.absolute().parent)
     if disk > free:
         raise TreelineError(
             f"{job.target} needs {_gb(disk)}, {place} has {_gb(free)} free: make room, or choose another disk"

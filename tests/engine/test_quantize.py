@@ -191,8 +191,7 @@ def test_too_little_memory_and_disk_are_found_first(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "available_memory", lambda: 600 * 2**20)
     assert "of memory" in (complaint := refused(Job(source, tmp_path / "out", 64)))
     assert "0.6 GB are available" in complaint
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(module, "free_space", lambda place: (place, 1000))
     assert "0.0 GB free: make room" in refused(Job(source, tmp_path / "out", 64))
 
 

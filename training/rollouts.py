@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 from training.batches import BatchSource, Corpus
 from training.checkpoints import load_reference
-from training.common import TrainingError, default_cache, progress
+from training.common import TrainingError, default_cache, progress, require
 from training.data import read_split
 from training.layouts import SampleMix
 from training.trainer import load_encoder
@@ -68,7 +68,7 @@ def main() -> int:
     a = parser.parse_args()
     try:
         load_encoder(a.cache)
-        read_split(a.cache, "train")
+        require(a.cache / "corpus" / "train.jsonl", "python -m training.data")
     except TrainingError as error:
         progress(f"error: {error}")
         return 1

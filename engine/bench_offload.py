@@ -18,8 +18,9 @@ from engine.kernels import cpu
 from engine.model.config import ModelConfig
 from engine.model.transformer import Transformer
 from engine.offload.load import Loaded, load_within
-from engine.offload.measure import MIB, READ_SHAPES, ReadShape, compute_seconds, interpolated, read_bandwidth
+from engine.offload.measure import MIB, READ_SHAPES, ReadShape, compute_seconds, read_bandwidth, reading_cost
 from engine.offload.planner import Costs, step_seconds
+from engine.offload.report import largest_file
 from engine.offload.store import Store
 from engine.offload.stream import Event, StreamedLayers
 from engine.prompt import choose_layout
@@ -35,12 +36,20 @@ Raw = dict[ReadShape, float]  # bytes per second of each
 
 
 @dataclass(frozen=True, slots=True)
+class Computing:
+    """What the processor does alone: seconds of a pass by its rows, and those lost per byte that is read meanwhile."""
+
+    seconds: dict[int, float]
+    reading: float
+
+
+@dataclass(frozen=True, slots=True)
 class PassFigures:
     """Passes of `rows` rows, one right after another. Medians over rounds; bandwidths in bytes per second.
 
     `raw`: of the read shape that is the best in the whole run, just before and after these passes. `ratio`: the median
-    of the rounds' own ratios. `predicted`: by the planner, from that raw bandwidth and from computing alone, `compute`,
-    as timed beside it.
+    of the rounds' own ratios. `predicted`: by the planner, from that raw bandwidth, from computing alone, `compute`,
+    and from what reading takes away of it.
     """
 
     rows: int
@@ -54,12 +63,16 @@ class PassFigures:
 
 @dataclass(frozen=True, slots=True)
 class OffloadReport:
-    """All that the benchmark found. `timeline`: of one completion's steps, its events since the first, in seconds."""
+    """All that the benchmark found. `timeline`: of one completion's steps, its events since the first, in seconds.
+
+    `reading`: see Computing.
+    """
 
     resident_bytes: int
     streamed_bytes: int
     context: int
     read_shapes: dict[str, float]
+    reading: float
     passes: tuple[PassFigures, ...]
     completion: CompletionStats
     text: str
@@ -96,14 +109,15 @@ class Account:
 '''
 
 
-def load(config: EngineConfig, progress: LoadProgress | None) -> tuple[Engine, Loaded, dict[int, float]]:
+def load(config: EngineConfig, progress: LoadProgress | None) -> tuple[Engine, Loaded, Computing]:
     """Load the pair of `config` within its memory, as Engine.load does where not all fits. Raises TreelineError.
 
-    Also returns the seconds of computing alone by rows: measured before, because it takes memory that is given back.
+    Computing alone is measured before, because it takes memory that is given back.
     """
     pair = resolve_pair(config)
     cpu.use_threads(config.threads, native_only=True)
-    compute = compute_seconds(ModelConfig.load(pair.target), ROWS)
+    with largest_file(pair.target) as (file, size):
+        computing = Computing(compute_seconds(ModelConfig.load(pair.target), ROWS), reading_cost(file, size))
     cpu.use_threads(config.threads)
     tokenizer = Tokenizer.load(pair.target)
     if pair.drafter:
@@ -111,21 +125,18 @@ def load(config: EngineConfig, progress: LoadProgress | None) -> tuple[Engine, L
     loaded = load_within(config.memory or 0, pair.target, pair.drafter, config.context_length, progress)
     cpu.use_threads(config.threads, native_only=True)
     layout = choose_layout(tokenizer, config.layout)
-    return Engine(loaded.target, loaded.drafter, tokenizer, layout, config.budget), loaded, compute
+    return Engine(loaded.target, loaded.drafter, tokenizer, layout, config.budget), loaded, computing
 
 
 def bench_offload(
     engine: Engine,
     loaded: Loaded,
-    compute: dict[int, float],
+    computing: Computing,
     request: CompletionRequest,
     rounds: int,
     progress: Callable[[str], None],
 ) -> OffloadReport:
-    """Measure the target of `loaded`, which `engine` runs. Raises TreelineError if none of its weights is streamed.
-
-    `compute`: seconds of computing alone.
-    """
+    """Measure the target of `loaded`, which `engine` runs. Raises TreelineError if none of its weights is streamed."""
     layers, plan = loaded.target.layers, loaded.plan
     if not isinstance(layers, StreamedLayers):
         raise TreelineError("nothing is streamed: all layers fit into the memory that is allowed; allow less")
@@ -143,7 +154,7 @@ def bench_offload(
     passes: list[PassFigures] = []
     for rows in ROWS:
         rounds_of = [(seconds, (before[best] + after[best]) / 2) for seconds, before, after in timed[rows]]
-        passes.append(_figures(rows, rounds_of, compute, loaded))
+        passes.append(_figures(rows, rounds_of, computing, loaded))
     progress("completing")
     completion, text, events = _complete(engine, layers, request)
     return OffloadReport(
@@ -151,6 +162,7 @@ def bench_offload(
         streamed_bytes=plan.streamed_bytes,
         context=plan.context,
         read_shapes={str(shape): bandwidth for shape, bandwidth in shapes.items()},
+        reading=computing.reading,
         passes=tuple(passes),
         completion=completion,
         text=text,
@@ -183,7 +195,7 @@ def _pass_seconds(model: Transformer, rows: int) -> float:
     return (times[3] - times[1]) / 2
 
 
-def _figures(rows: int, timed: Sequence[tuple[float, float]], compute: dict[int, float], loaded: Loaded) -> PassFigures:
+def _figures(rows: int, timed: Sequence[tuple[float, float]], computing: Computing, loaded: Loaded) -> PassFigures:
     streamed = loaded.plan.streamed_bytes
     seconds = statistics.median(taken for taken, _ in timed)
     raw = statistics.median(bandwidth for _, bandwidth in timed)
@@ -193,8 +205,8 @@ def _figures(rows: int, timed: Sequence[tuple[float, float]], compute: dict[int,
         bandwidth=streamed / seconds,
         raw=raw,
         ratio=statistics.median(streamed / taken / bandwidth for taken, bandwidth in timed),
-        compute=compute[rows],
-        predicted=step_seconds(loaded.plan, Costs(interpolated(compute), raw), rows),
+        compute=computing.seconds[rows],
+        predicted=step_seconds(loaded.plan, Costs(computing.seconds.__getitem__, raw, reading=computing.reading), rows),
     )
 
 

@@ -150,9 +150,10 @@ def bench_offload(
 
     text = bench.PROMPT if prompt is None else prompt.read_text(encoding="utf-8")
     with loading_bar() as progress:
-        engine, loaded, compute = bench.load(settings, progress)
+        engine, loaded, computing = bench.load(settings, progress)
     with counting_bar("measuring", rounds * len(bench.ROWS) + 2) as progress:
-        answer = bench.bench_offload(engine, loaded, compute, bench.default_request(text, max_tokens), rounds, progress)
+        request = bench.default_request(text, max_tokens)
+        answer = bench.bench_offload(engine, loaded, computing, request, rounds, progress)
     engine.close()
     if as_json:
         write_json(asdict(answer))
@@ -200,7 +201,8 @@ def _print_plan(report: PlanReport) -> None:
         highlight=False,
     )
     link = f", link {report.link / 1e9:.1f} GB/s" if report.link else ""
-    console.print(f"disk {report.disk / 1e9:.2f} GB/s{link}", highlight=False)
+    cost = f", {1e9 * report.reading:.3f} s of computing lost per GB read" if report.reading else ""
+    console.print(f"disk {report.disk / 1e9:.2f} GB/s{cost}{link}", highlight=False)
     passes = _table("rows of a pass", *(str(rows) for rows, _ in report.passes))
     passes.add_row("seconds", *(f"{seconds:.3f}" for _, seconds in report.passes))
     console.print(passes)
@@ -227,7 +229,9 @@ def _print_bench(report: OffloadReport) -> None:
         highlight=False,
     )
     shapes = ", ".join(f"{shape}: {value / 1e9:.2f}" for shape, value in report.read_shapes.items())
-    console.print(f"disk, GB/s: {shapes}", highlight=False)
+    console.print(
+        f"disk, GB/s: {shapes}; {1e9 * report.reading:.3f} s of computing lost per GB read", highlight=False
+    )
     table = _table("rows", "seconds", "GB/s", "raw GB/s", "ratio", "computing alone", "predicted")
     for row in report.passes:
         table.add_row(

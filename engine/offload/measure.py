@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +18,15 @@ from engine.kernels.weights import NativeWeights, Shape, block_bytes
 from engine.model.config import ModelConfig
 from engine.model.transformer import FusedLayer, Transformer, rope_table
 from engine.offload.blob import BlobLayout
-from engine.offload.direct import Buffer, DirectFile
+from engine.offload.direct import BLOCK, Buffer, DirectFile
+from engine.offload.store import READERS
 
 MIB = 2**20
 PAST = 512  # positions that the rows of a timed pass see
 ROWS = (1, 2, 4, 8, 16, 32, 64)  # of timed passes
 SPILL = 256 * MIB  # of weights that a timed pass goes through: more than caches hold
 HEAD_OUTPUTS = 16384  # of the part of the output projection that is timed
+PROBE_ROWS, PROBE_INPUTS, PROBE_OUTPUTS = 16, 2048, 4096  # of a product bound by arithmetic, beside which is read
 FILLING = 0x11  # a byte that makes small, normal numbers in every format of the weights
 
 
@@ -41,37 +44,91 @@ class ReadShape:
 READ_SHAPES = (ReadShape(2, 4 * MIB), ReadShape(4, 4 * MIB), ReadShape(2, 16 * MIB), ReadShape(8, 1 * MIB))
 
 
-def read_bandwidth(file: DirectFile, shape: ReadShape, start: int, end: int) -> float:
-    """Bytes per second of reading [start, end) of `file`, multiples of the shape's block. Raises TreelineError."""
-    memory = Buffer(shape.threads * shape.block)
-    memory.tensor.zero_()  # the pages are there before the clock runs
-    offsets = iter(range(start, end - shape.block + 1, shape.block))
-    lock, read, errors = threading.Lock(), [0] * shape.threads, list[BaseException]()
+class Reading:
+    """Reads blocks of a file in several threads, in the background, from `began` on; counts the bytes."""
 
-    def work(thread: int) -> None:
-        view = memory.view[thread * shape.block : (thread + 1) * shape.block]
+    def __init__(self, file: DirectFile, offsets: Iterable[int], shape: ReadShape) -> None:
+        """Begin with those at `offsets`, multiples of the shape's block, until they end or it is stopped."""
+        self.bytes_read = 0
+        self._file = file
+        self._offsets = iter(offsets)
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        memory = Buffer(shape.threads * shape.block)
+        memory.tensor.zero_()  # the pages are there before the clock runs
+        views = [memory.view[start : start + shape.block] for start in range(0, memory.size, shape.block)]
+        self._threads = [threading.Thread(target=self._work, args=(view,), daemon=True) for view in views]
+        self.began = time.perf_counter()
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait for the end. Raises TreelineError if a block could not be read."""
+        for thread in self._threads:
+            thread.join()
+        if self._error:
+            raise self._error
+
+    def stop(self) -> None:
+        """Begin no further block, and wait for those in progress. Raises as `join`."""
+        with self._lock:
+            self._offsets = iter(())
+        self.join()
+
+    def _work(self, view: memoryview) -> None:
         while True:
-            with lock:
-                offset = next(offsets, None)
-            if offset is None or errors:
+            with self._lock:
+                offset = next(self._offsets, None)
+            if offset is None or self._error:
                 return
             try:
-                file.read(view, offset)
-            except BaseException as error:  # noqa: BLE001 - handed to the caller below
-                errors.append(error)
+                self._file.read(view, offset)
+            except BaseException as error:  # noqa: BLE001 - raised in `join`
+                self._error = error
                 return
-            read[thread] += shape.block
+            with self._lock:
+                self.bytes_read += len(view)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(shape.threads)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - began
-    if errors:
-        raise errors[0]
-    return sum(read) / seconds
+
+def read_bandwidth(file: DirectFile, shape: ReadShape, start: int, end: int) -> float:
+    """Bytes per second of reading [start, end) of `file`, multiples of the shape's block. Raises TreelineError."""
+    reading = Reading(file, range(start, end - shape.block + 1, shape.block), shape)
+    reading.join()
+    return reading.bytes_read / (time.perf_counter() - reading.began)
+
+
+def reading_cost(file: DirectFile, size: int, seconds: float = 1.0) -> float:
+    """Seconds of computing that are lost per byte read at the same time. Raises TreelineError if it cannot be read.
+
+    Reading past the page cache takes processor time as well (the kernel's, a virtual machine's), and memory bandwidth.
+    `size`: of the file; too small to be read in blocks, it costs nothing. `seconds`: how long to compute, alone and
+    again beside the reading.
+    """
+    if size < BLOCK:
+        return 0.0
+    projection = _projection(dense_shape(PROBE_OUTPUTS, PROBE_INPUTS))
+    rows = torch.zeros(PROBE_ROWS, PROBE_INPUTS)
+    alone = _repeated(lambda: projection(rows), seconds)
+    reading = Reading(file, itertools.cycle(range(0, size - BLOCK + 1, BLOCK)), ReadShape(READERS, BLOCK))
+    try:
+        began, before = time.perf_counter(), reading.bytes_read
+        beside = _repeated(lambda: projection(rows), seconds)
+        bandwidth = (reading.bytes_read - before) / (time.perf_counter() - began)
+    finally:
+        reading.stop()
+    return max(0.0, 1 - alone / beside) / bandwidth if bandwidth else 0.0
+
+
+def _repeated(work: Callable[[], object], seconds: float) -> float:
+    """Mean seconds of `work`, repeated for so long, after one call that is not counted."""
+    work()
+    began = now = time.perf_counter()
+    count = 0
+    while now < began + seconds:
+        work()
+        count += 1
+        now = time.perf_counter()
+    return (now - began) / count
 
 
 def best_bandwidth(file: DirectFile, size: int, rounds: int = 2) -> float:

@@ -3,8 +3,9 @@
 They come in pieces: layers, parts of layers and of the output projection, in the order of a pass.
 
 A step of a completion drafts for d seconds and then passes over all pieces. With streamed bytes B at bandwidth W, C
-seconds of computing and a ring of S buffers of b bytes it takes max(B / W + max(0, d - S b / W), C + d) seconds:
-reading goes on while the drafter and the layers compute, but no further ahead than the ring is long.
+seconds of computing, r seconds of it lost per byte read and a ring of S buffers of b bytes it takes
+max(B / W + max(0, d - S b / W), C + r B + d) seconds: reading goes on while the drafter and the layers compute, but no
+further ahead than the ring is long, and not for nothing.
 """
 
 from __future__ import annotations
@@ -144,13 +145,15 @@ def _least(demand: Demand, tokens: int) -> int:
 class Costs:
     """Seconds of computing all pieces for a number of rows, and bytes per second.
 
-    `link`: into the device's memory from the host's, None where they are one.
+    `link`: into the device's memory from the host's, None where they are one. `reading`: seconds of computing lost per
+    byte that is read from disk at the same time.
     """
 
     compute: Callable[[int], float]
     disk: float
     link: float | None = None
     draft: float = 0.0  # of one pass of the drafter
+    reading: float = 0.0
 
 
 def stream_seconds(plan: Plan, costs: Costs) -> float:
@@ -163,7 +166,8 @@ def step_seconds(plan: Plan, costs: Costs, rows: int, draft: float = 0.0) -> flo
     """Time of drafting for `draft` seconds and one pass over `rows` rows (see the formula above)."""
     stream = stream_seconds(plan, costs)
     ahead = stream * plan.slots / max(len(plan.streamed), 1)
-    return max(stream + max(0.0, draft - ahead) if stream else 0.0, costs.compute(rows) + draft)
+    computing = costs.compute(rows) + costs.reading * plan.disk_bytes + draft
+    return max(stream + max(0.0, draft - ahead) if stream else 0.0, computing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,7 @@ def advice(replan: Callable[[int], Plan], plan: Plan, costs: Costs, acceptance: 
     changes = [
         ("4 GiB more memory", replan(MORE_MEMORY), costs),
         ("a disk twice as fast", plan, replace(costs, disk=2 * costs.disk)),
-        ("computing twice as fast", plan, replace(costs, compute=_halved(costs.compute), draft=costs.draft / 2)),
+        ("computing twice as fast", plan, _twice_as_fast(costs)),
     ]
     if costs.link:
         changes.append(("a link twice as fast", plan, replace(costs, link=2 * costs.link)))
@@ -225,5 +229,8 @@ def advice(replan: Callable[[int], Plan], plan: Plan, costs: Costs, acceptance: 
     return sorted((each for each in found if each.rate > 1.01 * rate), key=lambda each: -each.rate)
 
 
-def _halved(seconds: Callable[[int], float]) -> Callable[[int], float]:
-    return lambda rows: seconds(rows) / 2
+def _twice_as_fast(costs: Costs) -> Costs:
+    def compute(rows: int) -> float:
+        return costs.compute(rows) / 2
+
+    return replace(costs, compute=compute, draft=costs.draft / 2, reading=costs.reading / 2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.config import EngineConfig
@@ -14,7 +16,7 @@ from engine.model.config import ModelConfig
 from engine.model.weights import Checkpoint
 from engine.offload.demand import Demand, available_memory, cpu_demand, gpu_demand, parameters, resident_bytes
 from engine.offload.direct import DirectFile
-from engine.offload.measure import best_bandwidth, compute_seconds, interpolated
+from engine.offload.measure import best_bandwidth, compute_seconds, interpolated, reading_cost
 from engine.offload.planner import Advice, Costs, Forecast, Plan, advice, forecast, make_plan, step_seconds
 from engine.offload.shapes import Gpu, find_gpu, find_shape
 from engine.offload.store import store_path
@@ -39,7 +41,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """A plan for `machine`, with the seconds of a pass by its rows, and the best tree at the `acceptance` given."""
+    """A plan for `machine`, with the seconds of a pass by its rows, and the best tree at the `acceptance` given.
+
+    `disk`, `reading` and `link`: see Costs.
+    """
 
     model: str
     drafter: str
@@ -47,6 +52,7 @@ class PlanReport:
     measured: bool
     plan: Plan
     disk: float
+    reading: float
     link: float | None
     acceptance: tuple[float, ...]
     passes: tuple[tuple[int, float], ...]
@@ -63,7 +69,8 @@ def plan_here(config: EngineConfig, wanted: Wanted) -> PlanReport:
     demand = cpu_demand(target, drafter, process)
     compute = interpolated(compute_seconds(target, ROWS, repeats=2))
     draft = compute_seconds(drafter, (1, 4), repeats=2)[4] if drafter else 0.0
-    costs = Costs(compute, wanted.disk or _disk(config, wanted), None, draft)
+    disk, reading = _disk(config, wanted)
+    costs = Costs(compute, disk, None, draft, reading)
     memory = config.memory or available_memory()
     if memory is None:
         raise TreelineError("how much memory is free is not known here: give --memory")
@@ -106,6 +113,7 @@ def _report(
         measured=names.machine == "cpu",
         plan=plan,
         disk=costs.disk,
+        reading=costs.reading,
         link=costs.link,
         acceptance=wanted.acceptance,
         passes=tuple((rows, step_seconds(plan, costs, rows)) for rows in ROWS),
@@ -134,18 +142,26 @@ def _models(config: EngineConfig, wanted: Wanted) -> tuple[str, ModelConfig, str
     )
 
 
-def _disk(config: EngineConfig, wanted: Wanted) -> float:
-    """Measure with the store, or with the largest file of the checkpoint."""
+def _disk(config: EngineConfig, wanted: Wanted) -> tuple[float, float]:
+    """Bandwidth and cost of reading; without a model's files the one has to be told and the other is not known."""
     if wanted.model_shape:
-        raise TreelineError(
-            "how fast the disk reads is not known without a model's files: give --disk, as in --disk 2GB"
-        )
-    directory = resolve_pair(config).target
+        if wanted.disk is None:
+            raise TreelineError(
+                "how fast the disk reads is not known without a model's files: give --disk, as in --disk 2GB"
+            )
+        return wanted.disk, 0.0
+    with largest_file(resolve_pair(config).target) as (file, size):
+        return wanted.disk or best_bandwidth(file, size), reading_cost(file, size)
+
+
+@contextmanager
+def largest_file(directory: Path) -> Generator[tuple[DirectFile, int]]:
+    """The store of the model in `directory`, or the largest of its weight files: to measure with, and its size."""
     files = [store_path(directory), *set(Checkpoint.open(directory, partial=True).files.values())]
     largest = max((path for path in files if path.exists()), key=lambda path: path.stat().st_size)
     file = DirectFile(largest)
     try:
-        return best_bandwidth(file, largest.stat().st_size)
+        yield file, largest.stat().st_size
     finally:
         file.close()
 

@@ -84,6 +84,15 @@ def test_a_step_takes_the_longer_of_reading_and_computing(compute: float, draft:
     assert step_seconds(a_plan(8), costs, 1, draft) == pytest.approx(seconds)
 
 
+def test_reading_takes_its_share_of_the_processor() -> None:
+    """800 bytes at 0.01 s each: 8 s that the pass computes longer, unless it waits for the disk anyway."""
+    slow, fast = (Costs(lambda rows: 1.0, disk=disk, reading=0.01) for disk in (50, 1e9))
+    assert step_seconds(a_plan(8), slow, 1) == pytest.approx(16)
+    assert step_seconds(a_plan(8), fast, 1, draft=2) == pytest.approx(11)
+    from_host = a_plan(8, host=tuple(range(2, 10)))
+    assert step_seconds(from_host, fast, 1) == pytest.approx(1)
+
+
 def test_without_streaming_only_computing_counts() -> None:
     assert step_seconds(a_plan(0, slots=0), Costs(lambda rows: 0.5 * rows, disk=1), 4, draft=1) == 3
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import itertools
+import math
 import random
 import re
 from collections import defaultdict
@@ -23,30 +25,33 @@ _NAME = re.compile(r"[A-Za-z_]\w{3,}")
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents with the running total of their lengths, to pick one in proportion to its length."""
+    """Documents with the running total of their weights, to pick one in proportion to its weight.
+
+    A package weighs the square root of its length, each of its documents a share by length: what a few large packages
+    have among themselves (names, idioms) says little about code elsewhere.
+    """
 
     documents: list[Document]
-    ends: list[int]
+    ends: list[float]
     packages: dict[str, list[Document]]
 
     @classmethod
     def of(cls, documents: list[Document]) -> Corpus:
         """Index the documents."""
-        ends: list[int] = []
         packages: dict[str, list[Document]] = defaultdict(list)
-        total = 0
         for document in documents:
-            total += len(document.text)
-            ends.append(total)
             packages[document.package].append(document)
+        roots = {name: math.sqrt(sum(len(d.text) for d in each)) for name, each in packages.items()}
+        ends = list(itertools.accumulate(len(document.text) / roots[document.package] for document in documents))
         return cls(documents, ends, packages)
 
     def locate(self, fraction: float) -> tuple[Document, int]:
-        """The document at the corpus position ``fraction`` in [0, 1), and the position in it."""
-        position = int(fraction * self.ends[-1])
-        index = bisect.bisect_right(self.ends, position)
-        document = self.documents[index]
-        return document, position - (self.ends[index] - len(document.text))
+        """The document at the place ``fraction`` in [0, 1) of all weight, and the position in its text."""
+        place = fraction * self.ends[-1]
+        index = min(bisect.bisect_right(self.ends, place), len(self.documents) - 1)
+        document, begin = self.documents[index], self.ends[index - 1] if index else 0.0
+        position = int((place - begin) / (self.ends[index] - begin) * len(document.text))
+        return document, min(position, len(document.text) - 1)
 
     def others(self, document: Document, text: str, rng: random.Random) -> tuple[tuple[str, str], ...]:
         """Parts of one to three other files of the package that share names with ``text``: what an editor shows.

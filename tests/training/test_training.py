@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_other_files_stand_before_the_own_header_and_take_a_third_at_most(encode
     assert encoder.decode(ids) == (
         "<|file_sep|>p/far.py\nx = 1\n<|file_sep|>p/near.py\nz = 3\n<|file_sep|>p/own.py\nimport near\n<|endoftext|>"
     )
+
+
+def test_a_package_is_read_by_the_root_of_its_length() -> None:
+    """Nine times as long, three times as often; within it by length, and every position is met."""
+    sizes = {"small/a.py": 100, "large/a.py": 600, "large/b.py": 300}
+    corpus = Corpus.of([Document(path.split("/")[0], path, "python", "x" * size) for path, size in sizes.items()])
+    found = [corpus.locate((place + 0.5) / 4000) for place in range(4000)]
+    counts = Counter(document.path for document, _ in found)
+    assert counts == {"small/a.py": 1000, "large/a.py": 2000, "large/b.py": 1000}
+    for path, size in sizes.items():
+        assert {position for document, position in found if document.path == path} == set(range(size))
+    assert corpus.locate(0.9999999999999999)[1] == 299
 
 
 def test_other_files_are_of_the_package_and_share_names() -> None:

@@ -229,9 +229,7 @@ def _print_bench(report: OffloadReport) -> None:
         highlight=False,
     )
     shapes = ", ".join(f"{shape}: {value / 1e9:.2f}" for shape, value in report.read_shapes.items())
-    console.print(
-        f"disk, GB/s: {shapes}; {1e9 * report.reading:.3f} s of computing lost per GB read", highlight=False
-    )
+    console.print(f"disk, GB/s: {shapes}; {1e9 * report.reading:.3f} s of computing lost per GB read", highlight=False)
     table = _table("rows", "seconds", "GB/s", "raw GB/s", "ratio", "computing alone", "predicted")
     for row in report.passes:
         table.add_row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,13 +39,14 @@ def test_every_block_is_read_once(file: DirectFile, monkeypatch: pytest.MonkeyPa
 
 
 def test_endless_reading_stops_when_told(file: DirectFile) -> None:
+    before = set(threading.enumerate())
     reading = Reading(file, itertools.repeat(0), SHAPE)
+    assert len(set(threading.enumerate()) - before) == SHAPE.threads
     while reading.bytes_read < 100 * SECTOR:
         pass
     reading.stop()
-    after = reading.bytes_read
-    assert after % SECTOR == 0
-    assert reading.bytes_read == after
+    assert reading.bytes_read % SECTOR == 0
+    assert set(threading.enumerate()) == before
 
 
 def test_a_read_error_is_raised_by_who_waits(file: DirectFile) -> None:

@@ -49,11 +49,17 @@ TL_INLINE void load_header(const uint8_t* header, vf& scale, vi& zero) {
     }
 }
 
+template <int64_t BYTES>
+TL_INLINE void prefetch(const uint8_t* p) {
+    TL_UNROLL
+    for (int64_t i = 0; i < BYTES; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
+}
+
 // acc[m][n] += products over one group; `line` points behind the header.
 template <int BITS, int MB, int NB>
 TL_INLINE void multiply_group(const uint8_t* line, int64_t tile_bytes, const int8_t* q, int64_t q_stride, int64_t group,
                               vi (&acc)[MB][NB]) {
-    constexpr int V = 16 / W, STEP = VNNI ? 8 : 16, WORDS = STEP / 4;
+    constexpr int V = 16 / W, STEP = VNNI ? 8 : 16, WORDS = STEP / 4, BYTES = STEP * 2 * BITS;
     for (int64_t k = 0; k < group; k += STEP) {
         vi w[NB][WORDS];
         TL_UNROLL
@@ -68,7 +74,7 @@ TL_INLINE void multiply_group(const uint8_t* line, int64_t tile_bytes, const int
                     w[n][j] = loadi(p + j * 64);
                 }
             }
-            _mm_prefetch(reinterpret_cast<const char*>(p + PREFETCH), _MM_HINT_T0);
+            if (n % V == 0) prefetch<BYTES>(p + PREFETCH);
         }
         TL_UNROLL
         for (int m = 0; m < MB; m++) {
@@ -90,7 +96,7 @@ TL_INLINE void multiply_group(const uint8_t* line, int64_t tile_bytes, const int
 #endif
             }
         }
-        line += STEP * 2 * BITS;
+        line += BYTES;
     }
 }
 

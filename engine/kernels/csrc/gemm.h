@@ -49,6 +49,7 @@ TL_INLINE void load_header(const uint8_t* header, vf& scale, vi& zero) {
     }
 }
 
+// All cache lines of BYTES bytes.
 template <int64_t BYTES>
 TL_INLINE void prefetch(const uint8_t* p) {
     TL_UNROLL

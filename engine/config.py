@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from engine.errors import TreelineError
 from engine.models import preset_settings
+from engine.request import MAX_BUDGET
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -108,13 +109,14 @@ def _one_of(*allowed: str) -> Setting:
     return Setting(parse, "one of " + ", ".join(f'"{word}"' for word in allowed))
 
 
-def _integer(minimum: int) -> Setting:
+def _integer(minimum: int, maximum: int | None = None) -> Setting:
     def parse(value: object) -> object:
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum or value > (maximum or value):
             raise ValueError(value)
         return value
 
-    return Setting(parse, f"an integer of at least {minimum}", number=True)
+    allowed = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    return Setting(parse, f"an integer {allowed}", number=True)
 
 
 def _or_none(setting: Setting, word: str) -> Setting:
@@ -157,7 +159,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "dtype": _one_of("auto", "float32", "float16", "bfloat16"),
         "memory": _or_auto(Setting(_size, 'a size such as "8GiB", "12GB" or "800M"', number=True)),
         "context_length": _or_auto(_integer(64)),
-        "budget": _or_auto(_integer(1)),
+        "budget": _or_auto(_integer(1, MAX_BUDGET)),
         "verification": _one_of("keyed", "sequoia"),
         "layout": _or_auto(Setting(_name, "the name of a prompt layout")),
         "threads": _or_auto(_integer(1)),

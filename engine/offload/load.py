@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,19 +69,22 @@ def load_within(
     demand = cpu_demand(shape, draft_shape, resident_bytes())
     tokens = context or choose_context(demand, memory, most)
     make_plan(demand, memory, tokens, most)  # too little memory should be known before anything is repacked
-    store = open_store(target, progress)
-    draft = None
-    if drafter:
-        draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), _layers(progress, "drafter"))
-        # mapped anew: the pages of the weights that were packed meanwhile are given back
-        draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
-    release_unused()
-    demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
-    plan = make_plan(demand, memory, tokens, most)
-    logger.info(
-        "%d of %d pieces of the weights resident, %d streamed", len(plan.resident), len(plan.pieces), len(plan.streamed)
-    )
-    return Loaded(load_planned(store, plan, progress), draft, plan)
+    with ExitStack() as unless_streamed:
+        store = open_store(target, progress)
+        unless_streamed.callback(store.close)
+        draft = None
+        if drafter:
+            draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), _layers(progress, "drafter"))
+            # mapped anew: the pages of the weights that were packed meanwhile are given back
+            draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
+        release_unused()
+        demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
+        plan = make_plan(demand, memory, tokens, most)
+        logger.info("%d of %d pieces resident, %d streamed", len(plan.resident), len(plan.pieces), len(plan.streamed))
+        loaded = Loaded(load_planned(store, plan, progress), draft, plan)
+        if plan.streamed:
+            unless_streamed.pop_all()
+    return loaded
 
 
 def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> Transformer:

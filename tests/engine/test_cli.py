@@ -226,7 +226,7 @@ WRONG_USAGE = [
     (["complete", "FILE", "--top-k", "-1"], "--top-k: -1: it must be at least 0"),
     (["complete", "FILE", "--repetition-penalty", "0"], "--repetition-penalty: 0.0: it must be above 0"),
     (["complete", "FILE", "--seed", "-1"], "--seed: -1: it must be at least 0"),
-    (["complete", "FILE", "--budget", "0"], "--budget: '0': expected an integer of at least 1, or \"auto\""),
+    (["complete", "FILE", "--budget", "0"], "--budget: '0': expected an integer from 1 to 512, or \"auto\""),
     (["complete", "FILE", "--budget", "some"], "--budget: 'some'"),
     (["complete", "FILE", "--memory", "lots"], "--memory: 'lots': expected a size such as \"8GiB\""),
     (["complete", "FILE", "--device", "tpu"], '--device: \'tpu\': expected one of "auto", "cpu", "cuda"'),

@@ -97,7 +97,7 @@ def test_sizes_that_are_none(text: str) -> None:
         ('modle = "x"', 'unknown key "modle" in {file}: did you mean "model"?'),
         ("zzz = 1", 'unknown key "zzz" in {file}: known are model, drafter, device'),
         ("[engine]\nx = 1", 'unknown key "engine" in {file}'),
-        ("budget = 0", 'budget in {file} is 0: expected an integer of at least 1, or "auto"'),
+        ("budget = 0", 'budget in {file} is 0: expected an integer from 1 to 512, or "auto"'),
         ('budget = "12"', "budget in {file} is '12': expected an integer"),
         ("threads = true", "threads in {file} is True: expected an integer"),
         ("model = 3", "model in {file} is 3: expected a preset"),
@@ -122,7 +122,7 @@ def test_a_bad_file_is_named_with_the_key_or_the_line(tmp_path: Path, text: str 
 
 def test_a_bad_variable_is_named(tmp_path: Path) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path), "TREELINE_BUDGET": "many"}
-    with pytest.raises(TreelineError, match=r"variable TREELINE_BUDGET is 'many': expected an integer of at least 1"):
+    with pytest.raises(TreelineError, match=r"variable TREELINE_BUDGET is 'many': expected an integer from 1 to 512"):
         load_config({}, None, environment)
 
 

@@ -84,7 +84,7 @@ def shape(text: str, view: View, done: bool) -> Shown:
     kept, stopped = _within(text, stop_rules(view))
     kept, ended = _first_construct(kept, view)
     ended = ended or stopped
-    kept, circles = _before_a_circle(kept)
+    kept, circles = before_a_circle(kept)
     ended = ended or circles
     kept, repeats = _without_what_follows(kept, view, done or ended)
     complete = ended or repeats or done
@@ -150,7 +150,7 @@ def _goes_on(line: str) -> bool:
     return line[0] in ")]}" or line.startswith(_GOING_ON)
 
 
-def _before_a_circle(text: str) -> tuple[str, bool]:
+def before_a_circle(text: str) -> tuple[str, bool]:
     """Cut before the line in which the model begins to say the same over and over: it would not stop by itself.
 
     What is repeated holds a letter: rulers and rows of numbers are no circles. A line that is repeated stays once.

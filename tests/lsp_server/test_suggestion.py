@@ -63,7 +63,10 @@ def shown(before: str, text: str, after: str = "", done: bool = True) -> Shown:
         ("x = 1\n    y = f(" + 12 * "None, ", "x = 1"),
         ("x = 1\n" + 5 * "    self.value = value\n", "x = 1\n    self.value = value"),
         (6 * "self.value = value\n    ", "self.value = value"),
-        ("x = (\n" + 4 * "        first_argument,\n        second,\n", "x = (\n        first_argument,\n        second,"),
+        (
+            "x = (\n" + 4 * "        first_argument,\n        second,\n",
+            "x = (\n        first_argument,\n        second,",
+        ),
     ],
 )
 def test_what_goes_in_circles_ends_there(text: str, expected: str) -> None:

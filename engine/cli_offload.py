@@ -202,7 +202,8 @@ def _print_plan(report: PlanReport) -> None:
     )
     link = f", link {report.link / 1e9:.1f} GB/s" if report.link else ""
     cost = f", {1e9 * report.reading:.3f} s of computing lost per GB read" if report.reading else ""
-    console.print(f"disk {report.disk / 1e9:.2f} GB/s{cost}{link}", highlight=False)
+    disk = f"{report.disk / 1e9:.2f} GB/s" if report.disk else "not measured"
+    console.print(f"disk {disk}{cost}{link}", highlight=False)
     passes = _table("rows of a pass", *(str(rows) for rows, _ in report.passes))
     passes.add_row("seconds", *(f"{seconds:.3f}" for _, seconds in report.passes))
     console.print(passes)

@@ -145,6 +145,7 @@ def _least(demand: Demand, tokens: int) -> int:
 class Costs:
     """Seconds of computing all pieces for a number of rows, and bytes per second.
 
+    `disk`: 0 where it is not known, and nothing is streamed.
     `link`: into the device's memory from the host's, None where they are one. `reading`: seconds of computing lost per
     byte that is read from disk at the same time.
     """
@@ -159,7 +160,7 @@ class Costs:
 def stream_seconds(plan: Plan, costs: Costs) -> float:
     """Time of moving what one pass streams."""
     link = costs.link or float("inf")
-    return max(plan.streamed_bytes / link, plan.disk_bytes / costs.disk)
+    return max(plan.streamed_bytes / link, plan.disk_bytes / costs.disk if plan.disk_bytes else 0.0)
 
 
 def step_seconds(plan: Plan, costs: Costs, rows: int, draft: float = 0.0) -> float:

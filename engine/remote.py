@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
+from engine.extras import installing
 from engine.request import CompletionChunk, CompletionRequest
 from engine.wire import CONTEXT_OVERFLOW, error_of
 
@@ -33,7 +34,7 @@ class RemoteClient:
         try:
             import httpx
         except ImportError:
-            raise TreelineError("a server at a url needs the extra `server`: pip install 'treeline[server]'") from None
+            raise TreelineError(f"a server at a url needs the extra `server`: {installing('server')}") from None
         self._url = config.url
         self._model = None if config.model == "bundled" else config.model
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}

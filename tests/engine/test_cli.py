@@ -371,9 +371,7 @@ def test_help_shows_every_option_of_the_contract(
     assert "Examples" in text
 
 
-def test_help_shows_flags_without_a_value(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_shows_flags_without_a_value(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for command in (["complete"], ["models"], ["models", "remove"], []):
         assert main([*command, "--help"]) == 0

@@ -11,6 +11,7 @@ import torch
 from engine import doctor
 from engine.cli import main
 from engine.doctor import Finding, Machine, examine, suggested
+from engine.extras import installing
 from engine.models import GIB
 from tests.server.serving import private
 
@@ -57,7 +58,7 @@ def test_what_is_in_the_way(environment: dict[str, str], tmp_path: Path, text: s
 def test_what_is_not_installed(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_EXTRAS", {"language server": (("no-such-package",), "lsp")})
     finding = found(None, environment)["language server"]
-    assert (finding.verdict, finding.advice) == ("note", "pip install 'treeline[lsp]'")
+    assert (finding.verdict, finding.advice) == ("note", installing("lsp"))
 
 
 @pytest.mark.parametrize(

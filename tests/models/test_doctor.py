@@ -43,7 +43,7 @@ def test_a_machine_on_which_all_is_well(environment: dict[str, str]) -> None:
     [
         ("model = [\n", "configuration", "config.toml: "),
         ("modle = 'x'", "configuration", 'unknown key "modle"'),
-        ("model = 'qwen2.5-coder-7b'", "model", "treeline models pull Qwen/Qwen2.5-Coder-7B-Instruct-AWQ"),
+        ("model = 'qwen2.5-coder-7b'", "model", "treeline models pull qwen2.5-coder-7b"),
         ("model = 'bundled'\ndrafter = '/nowhere'", "model", "/nowhere does not exist"),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 
 from engine import cli_options as options
 from engine.config import parse_size
+from engine.document import read_document
 from engine.terminal import counting_bar, loading_bar, write_json
 
 if TYPE_CHECKING:
@@ -146,13 +147,13 @@ def bench_offload(
     settings = options.make_config({"model": model, "drafter": drafter, "memory": memory, "threads": threads}, config)
     if settings.memory is None:
         raise typer.BadParameter("a size is needed", param_hint="--memory")
+    text = None if prompt is None else read_document(str(prompt)).text
     from engine import bench_offload as bench
 
-    text = bench.PROMPT if prompt is None else prompt.read_text(encoding="utf-8")
     with loading_bar() as progress:
         engine, loaded, computing = bench.load(settings, progress)
     with counting_bar("measuring", rounds * len(bench.ROWS) + 2) as progress:
-        request = bench.default_request(text, max_tokens)
+        request = bench.default_request(text or bench.PROMPT, max_tokens)
         answer = bench.bench_offload(engine, loaded, computing, request, rounds, progress)
     engine.close()
     if as_json:

@@ -139,7 +139,10 @@ def status(as_json: AsJson = False) -> int:
 @app.command()
 def stop() -> int:
     """End the engines that run in the background; what they are answering ends with what there is."""
-    for each in list(launch.running(os.environ)):
+    found = list(launch.running(os.environ))
+    for each in found:
         launch.stop(each.pid, each.files)
         print(f"ended process {each.pid}", file=sys.stderr)
+    if not found:
+        print("no engine runs: there is nothing to end", file=sys.stderr)
     return 0

@@ -67,7 +67,10 @@ class RemoteClient:
                 yield CompletionChunk(text, ())
         except httpx.HTTPError as error:
             if not self._cancelled:
-                raise TreelineError(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from None
+                raise TreelineError(
+                    f"{self._url} cannot be reached ({str(error) or type(error).__name__}): is that server running, and"
+                    ' url right? With url = "none" an engine on this machine answers'
+                ) from None
         end = "cancelled" if self._cancelled else "length" if reason == "length" else "stop"
         yield CompletionChunk(output.finish(end), (), end)
 
@@ -134,7 +137,10 @@ class RemoteClient:
         if status in (401, 403):
             return TreelineError(f"{self._url} refuses the key ({message}): set api_key, or TREELINE_API_KEY")
         if status == 404:
-            return TreelineError(f"{self._url} does not know this request ({message}): is it an OpenAI-compatible API?")
+            advice = "is it an OpenAI-compatible API?"
+            if not self._url.endswith("/v1"):
+                advice = f"its API is perhaps at {self._url}/v1: set url to that"
+            return TreelineError(f"{self._url} does not know this request ({message}): {advice}")
         if status == 429:
             return TreelineError(f"{self._url} has too much to do ({message}): ask again later")
         return TreelineError(f"{self._url} failed: {message}")

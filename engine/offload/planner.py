@@ -25,6 +25,7 @@ from engine.speculation.budget import expected_tokens
 MIB = 2**20
 CONTEXTS = (4096, 2048, 1024)  # tokens, where the user names none: the longest whose cache takes a quarter of memory
 MARGIN = 64 * MIB  # what the allocator and the tokenizer may still take
+LEAST_MEANT = 10_000  # bytes; who asks for less has forgotten the unit
 MOST_NODES, MOST_DEPTH = 512, 32
 MORE_MEMORY = 4 * 2**30  # of the suggestion to allow more
 
@@ -88,8 +89,9 @@ def make_plan(demand: Demand, memory: int, context: int | None, most_context: in
     sizes = [align(size, HUGE_PAGE) for size in demand.pieces]
     least = _least(demand, tokens)
     if memory < least:
+        meant = f" (a number alone counts bytes: was {memory}GiB meant?)" if memory < LEAST_MEANT else ""
         raise TreelineError(
-            f"{memory / MIB:.0f} MiB of memory are too little for this model: it needs at least"
+            f"{memory / MIB:.0f} MiB of memory{meant} are too little for this model: it needs at least"
             f" {-(-least // MIB)} MiB with a context of {tokens} tokens (weights are streamed then); allow more, or"
             " choose a smaller context_length or model"
         )

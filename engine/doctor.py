@@ -110,8 +110,8 @@ def _torch() -> Iterator[Finding]:
         yield Finding(
             "CPU kernels",
             "note",
-            f"{cores} cores; {missing}, so torch's slower ones are used",
-            "install g++ or clang++",
+            f"{cores} cores; {missing}, so torch's operators are used: completions take tens of times as long",
+            "install g++ (on Debian: apt install g++) or clang++",
         )
 
 

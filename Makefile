@@ -105,7 +105,7 @@ $(VENV)/bin/python:
 		{ rm -rf $(VENV); echo "$(PYTHON) cannot create environments: install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing Treeline and PyTorch into $(VENV): 1.2 GB, a minute on an idle machine ..."
+	@echo "Installing Treeline and PyTorch into $(VENV): 1.2 GB, with standard wheels for Linux several (CONTRIBUTING.md) ..."
 	@SECONDS=0; $(PIP) --editable '.[lsp,server]'; touch $@; echo "Installed in $$SECONDS s."
 
 # AutoAWQ asks for more than it imports on a CPU, which is in the dev extra.

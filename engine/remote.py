@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
+from engine.extras import installing
 from engine.request import CompletionChunk, CompletionRequest
 from engine.wire import CONTEXT_OVERFLOW, error_of
 
@@ -33,7 +34,7 @@ class RemoteClient:
         try:
             import httpx
         except ImportError:
-            raise TreelineError("a server at a url needs the extra `server`: pip install 'treeline[server]'") from None
+            raise TreelineError(f"a server at a url needs the extra `server`: {installing('server')}") from None
         self._url = config.url
         self._model = None if config.model == "bundled" else config.model
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
@@ -66,7 +67,10 @@ class RemoteClient:
                 yield CompletionChunk(text, ())
         except httpx.HTTPError as error:
             if not self._cancelled:
-                raise TreelineError(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from None
+                raise TreelineError(
+                    f"{self._url} cannot be reached ({str(error) or type(error).__name__}): is that server running, and"
+                    ' url right? With url = "none" an engine on this machine answers'
+                ) from None
         end = "cancelled" if self._cancelled else "length" if reason == "length" else "stop"
         yield CompletionChunk(output.finish(end), (), end)
 
@@ -133,7 +137,10 @@ class RemoteClient:
         if status in (401, 403):
             return TreelineError(f"{self._url} refuses the key ({message}): set api_key, or TREELINE_API_KEY")
         if status == 404:
-            return TreelineError(f"{self._url} does not know this request ({message}): is it an OpenAI-compatible API?")
+            advice = "is it an OpenAI-compatible API?"
+            if not self._url.endswith("/v1"):
+                advice = f"its API is perhaps at {self._url}/v1: set url to that"
+            return TreelineError(f"{self._url} does not know this request ({message}): {advice}")
         if status == 429:
             return TreelineError(f"{self._url} has too much to do ({message}): ask again later")
         return TreelineError(f"{self._url} failed: {message}")

@@ -107,8 +107,9 @@ def test_sizes_that_are_none(text: str) -> None:
         ("memory = -5", "memory in {file} is -5: expected a size"),
         ("memory = 1.5", "memory in {file} is 1.5: expected a size"),
         ("dtype = []", "dtype in {file} is []: expected one of"),
-        ('model = "x"\nbudget = \n', "{file}:2:10: Invalid value"),
+        ('model = "x"\nbudget = \n', "{file}:2:10: Invalid value: settings are lines of TOML, such as model ="),
         ("model = ", "{file}: Invalid value"),
+        ("model bundled", "{file}:1:7: Expected '=' after a key in a key/value pair: settings are lines of TOML"),
         (b"model = '\xff'", "{file} is not UTF-8 (byte 9)"),
     ],
 )
@@ -128,7 +129,7 @@ def test_a_bad_variable_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
     for file, environment in ((tmp_path / "no.toml", {}), (None, {"TREELINE_CONFIG": str(tmp_path / "no.toml")})):
-        with pytest.raises(TreelineError, match=r"no\.toml: No such file"):
+        with pytest.raises(TreelineError, match=r"no\.toml does not exist: name one that does, or none"):
             load_config({}, file, environment)
     with pytest.raises(TreelineError, match="Is a directory"):
         load_config({}, tmp_path, {})

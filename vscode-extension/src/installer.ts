@@ -20,7 +20,7 @@ export async function offerHelp(tried: readonly string[]): Promise<void> {
 
 /** Install the server; say whether it is there now. */
 export async function install(environment: Environment, log: Log): Promise<boolean> {
-  const title = "Treeline: installing the server (about 1 GB, with PyTorch)";
+  const title = "Treeline: installing the server (1.2 GB with PyTorch's CPU wheels, several GB with those for CUDA)";
   const options = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
   return vscode.window.withProgress(options, async (progress, token) => {
     const abort = new AbortController();

@@ -25,12 +25,13 @@ function section(): vscode.WorkspaceConfiguration {
 /** Return what the server is told. */
 export function serverSettings(): Record<string, unknown> {
   const settings = section();
-  return Object.fromEntries(SERVER_SETTINGS.map((name) => [name, settings.get(name) ?? null]));
+  const told = Object.fromEntries(SERVER_SETTINGS.map((name) => [name, settings.get(name) ?? null]));
+  return { ...told, disabledLanguages: disabledLanguages() };
 }
 
 /** Return the command that the user has set, or an empty list. */
 export function serverCommand(): readonly string[] {
-  return section().get<string[]>("serverCommand", []);
+  return words(section().get("serverCommand"));
 }
 
 export function enabled(): boolean {
@@ -38,7 +39,18 @@ export function enabled(): boolean {
 }
 
 export function disabledLanguages(): readonly string[] {
-  return section().get<string[]>("disabledLanguages", []);
+  return words(section().get("disabledLanguages"));
+}
+
+/** Return a list of words, also where a single one was written instead of a list: the editor lets that pass. */
+function words(value: unknown): readonly string[] {
+  const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+  return list.filter((each) => typeof each === "string" && each.trim() !== "") as string[];
+}
+
+/** Whether VS Code itself shows suggestions in a document, or in any. */
+export function shown(document: vscode.TextDocument | undefined): boolean {
+  return vscode.workspace.getConfiguration("editor", document).get("inlineSuggest.enabled", true);
 }
 
 /** Switch suggestions on or off, where that is set now. */

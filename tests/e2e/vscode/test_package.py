@@ -35,4 +35,7 @@ def test_nothing_else_is_packaged(package: dict[str, bytes]) -> None:
     files = {name for name in package if not name.startswith(known)}
     manifest = {"extension.vsixmanifest", "[Content_Types].xml"}
     assert {name.lower() for name in files - manifest} == {"package.json", "readme.md", "changelog.md", "license.txt"}
-    assert {name for name in package if name.startswith("dist/")} == {"dist/extension.cjs", "dist/ThirdPartyNotices.txt"}
+    assert {name for name in package if name.startswith("dist/")} == {
+        "dist/extension.cjs",
+        "dist/ThirdPartyNotices.txt",
+    }

@@ -65,9 +65,13 @@ export async function toggleLanguage(language: string): Promise<void> {
   await write("disabledLanguages", others.length < languages.length ? others : [...languages, language]);
 }
 
-/** Write a setting for the workspace if the workspace decides it, else for the user. */
+/** Write a setting for the workspace if the workspace decides it, else for the user.
+ *
+ * What is set on a remote machine is stronger than what an extension can write for the user: the workspace is then stronger.
+ */
 async function write(name: string, value: unknown): Promise<void> {
   const settings = section();
-  const forWorkspace = settings.inspect(name)?.workspaceValue !== undefined;
+  const set = settings.inspect(name) as { workspaceValue?: unknown; globalRemoteValue?: unknown } | undefined;
+  const forWorkspace = set?.workspaceValue !== undefined || set?.globalRemoteValue !== undefined;
   await settings.update(name, value, forWorkspace ? vscode.ConfigurationTarget.Workspace : vscode.ConfigurationTarget.Global);
 }

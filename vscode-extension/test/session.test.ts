@@ -90,6 +90,7 @@ beforeEach(() => {
   starting = () => Promise.resolve();
   gone = false;
   stored.user.clear();
+  stored.machine.clear();
   stored.workspace.clear();
 });
 
@@ -267,6 +268,13 @@ test("toggling writes where the setting is set", async () => {
   assert.deepEqual(settings.disabledLanguages(), ["python"]);
   assert.equal(stored.user.get("treeline.disabledLanguages"), undefined);
   assert.deepEqual(settings.serverCommand(), []);
+});
+
+test("what a remote machine's settings say is toggled for the workspace, which is stronger", async () => {
+  stored.machine.set("treeline.enabled", false);
+  await settings.toggle();
+  assert.equal(settings.enabled(), true);
+  assert.equal(stored.user.get("treeline.enabled"), undefined);
 });
 
 test("a word where a list is expected is a list of it", () => {

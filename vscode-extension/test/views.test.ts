@@ -78,8 +78,20 @@ test("details are those that are known", () => {
   assert.equal(spelled(39_767_785_472), "39.8 GB");
 });
 
+const KNOWN = ["trigger", "snooze", "cancelSnooze"].map((name) => `editor.action.inlineSuggest.${name}`);
+
+test("the menu has what VS Code can do, as far as this one can", () => {
+  const suggest = (change: Partial<Situation>, known = KNOWN) =>
+    entries({ ...READY, ...change }, known).map((each) => each.command).filter((each) => each.startsWith("editor."));
+  assert.deepEqual(suggest({}), KNOWN);
+  assert.deepEqual(suggest({}, KNOWN.slice(0, 1)), KNOWN.slice(0, 1));
+  for (const change of [{ enabled: false }, { language: undefined }, { language: "markdown" }]) {
+    assert.deepEqual(suggest(change), KNOWN.slice(1));
+  }
+});
+
 test("the menu follows the situation", async () => {
-  const labels = (change: Partial<Situation>) => entries({ ...READY, ...change }).map((each) => each.label);
+  const labels = (change: Partial<Situation>) => entries({ ...READY, ...change }, KNOWN).map((each) => each.label);
   assert.ok(labels({}).some((label) => label.endsWith("Pause suggestions")));
   assert.ok(labels({ enabled: false }).some((label) => label.endsWith("Resume suggestions")));
   assert.ok(labels({ language: "markdown" }).some((label) => label.endsWith("Resume suggestions for markdown")));

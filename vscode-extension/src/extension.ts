@@ -7,7 +7,7 @@ import { createClient } from "./client.ts";
 import { registerCommands } from "./commands.ts";
 import { Environment } from "./environment.ts";
 import { INTERPRETER, OWN, SETTING, type Places } from "./finder.ts";
-import { offerHelp, offerUpdate } from "./installer.ts";
+import { keepUp, offerHelp, offerUpdate } from "./installer.ts";
 import { createLog, type Log } from "./log.ts";
 import { Interpreter } from "./pythonExtension.ts";
 import { Quiet } from "./quiet.ts";
@@ -65,16 +65,6 @@ function placesNow(environment: Environment, interpreter: Interpreter): Promise<
     ownPython: environment.python,
     chosenPython: () => interpreter.path(),
   });
-}
-
-/** Offer the server that came with the extension where another one is installed; remove what is left of former ones. */
-async function keepUp(environment: Environment, log: Log): Promise<void> {
-  if (settings.serverCommand().length === 0 && (await environment.outdated())) {
-    const text = `Treeline's own environment holds ${environment.installed}, which is not the server that came with this extension.`;
-    log.main.warn(text);
-    void offerUpdate(text);
-  }
-  await environment.tidy();
 }
 
 function reports(log: Log): Reports {

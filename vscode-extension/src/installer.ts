@@ -4,6 +4,7 @@ import * as vscode from "vscode";
 import type { Environment } from "./environment.ts";
 import type { Log } from "./log.ts";
 import { isCancelled } from "./process.ts";
+import { serverCommand } from "./settings.ts";
 
 const INSTALL = "Install";
 const SETTINGS = "Open Settings";
@@ -23,6 +24,16 @@ export async function offerHelp(tried: readonly string[]): Promise<void> {
 export async function offerUpdate(message: string): Promise<void> {
   const chosen = await vscode.window.showWarningMessage(message, INSTALL);
   if (chosen === INSTALL) await vscode.commands.executeCommand("treeline.installServer");
+}
+
+/** Offer the server that came with the extension where another one is installed; remove what is left of former ones. */
+export async function keepUp(environment: Environment, log: Log): Promise<void> {
+  if (serverCommand().length === 0 && (await environment.outdated())) {
+    const text = `Treeline's own environment holds ${environment.installed}, which is not the server that came with this extension.`;
+    log.main.warn(text);
+    void offerUpdate(text);
+  }
+  await environment.tidy();
 }
 
 /** Install the server; say whether it is there now. */

@@ -34,6 +34,7 @@ export const stored = {
 };
 export const ConfigurationTarget = { Global: 1, Workspace: 2 };
 export const workspace = {
+  workspaceFolders: undefined,
   isTrusted: true,
   getConfiguration: (section: string) => ({
     get: (name: string, otherwise?: unknown) => {
@@ -51,9 +52,21 @@ export const workspace = {
   }),
 };
 
+/** The extension for Python, if there is one. */
+export const extensions = { python: undefined as unknown, getExtension: () => extensions.python };
+
+export const ProgressLocation = { Window: 10, Notification: 15 };
+
 export const window = {
+  /** Messages that were shown, with their buttons. */
+  shown: [] as string[][],
   /** What the next question is answered with, by the label. */
   answer: undefined as string | undefined,
+  showWarningMessage: (...words: string[]) => {
+    window.shown.push(words);
+    return Promise.resolve(words.find((word) => word === window.answer));
+  },
+  withProgress: (_: unknown, task: () => Promise<unknown>) => task(),
   createOutputChannel: (name: string) => ({ name, lines: [] as string[] }),
   showQuickPick: (items: { label: string }[]) =>
     Promise.resolve(items.find((item) => window.answer !== undefined && item.label.includes(window.answer))),

@@ -58,10 +58,11 @@ runs/cases.jsonl: benchmarks/make_cases.py training/manifest.json | $(VENV)/.dev
 package: $(VENV)/.dev vsix ## build the wheel, the source distribution and the extension for VS Code into dist/
 	@$(BIN)/python -m hatchling build
 
-# The extension carries the server's wheel: what it installs is what it was tested with.
+# The extension carries the server's wheel and the versions of what that needs: what it installs is what was tested.
 vsix: node_modules/.installed
 	@rm -rf vscode-extension/server
 	@$(BIN)/python -m hatchling build --target wheel --directory vscode-extension/server >/dev/null
+	@cp constraints.txt vscode-extension/server/
 	@$(NPM) run --silent package --workspace vscode-extension
 
 extension-test: node_modules/.installed ## lint and test the extension's own code

@@ -8,8 +8,6 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from engine.errors import TreelineError
-
 logger = logging.getLogger(__name__)
 
 
@@ -123,12 +121,8 @@ class CudaCopies:
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """See Copies."""
-        try:
-            with torch.cuda.stream(self._stream):
-                target.copy_(source, non_blocking=True)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise TreelineError(f"weights could not be copied to the GPU: {reason}") from None
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
 
     def copied(self) -> Mark:
         """See Copies."""

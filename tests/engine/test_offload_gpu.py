@@ -114,6 +114,11 @@ def placed(directory: Path, tiers: str, slots: int = 3, copies: PlainCopies | No
             model.layers.close()
 
 
+def passes(model: Transformer, count: int) -> None:
+    for _ in range(count):
+        logits(model)
+
+
 ALIKE = [letter * LAYERS for letter in "dhs"]
 MOVED = ["".join("hsd"[(place + shift) % 3] for place in range(LAYERS)) for shift in range(3)]
 ALONE = [letter.join((others * place, others * (LAYERS - 1 - place))) for letter, others in ("dh", "hs", "sd", "ds")
@@ -179,15 +184,55 @@ def test_a_read_error_ends_the_pass_and_a_mended_disk_the_errors(
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return read(handle, buffers, offset)
 
-        def passes(count: int) -> None:
-            for _ in range(count):
-                logits(model)
-
         monkeypatch.setattr(direct.os, "preadv", preadv)
         for _ in range(3):
             with pytest.raises(TreelineError, match=r"cannot read .*\.cuda\.store at offset \d+: Input/output error"):
-                passes(5)  # the first ones may find in the rings what they need
+                passes(model, 5)  # the first ones may find in the rings what they need
         broken = range(0)
+        assert same(model, expected)
+
+
+class Failing(PlainCopies):
+    """Whose call `broken` fails as CUDA's do, until it is mended."""
+
+    def __init__(self, broken: str) -> None:
+        self.broken = broken
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        self.call("copy")
+        super().copy(source, target)
+
+    def copied(self) -> Mark:
+        self.call("copied")
+        return Noticing(self)
+
+    def wait(self, mark: Mark) -> None:
+        self.call("wait")
+
+    def call(self, name: str) -> None:
+        if name == self.broken:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+
+
+class Noticing:
+    def __init__(self, copies: Failing) -> None:
+        self._copies = copies
+
+    def synchronize(self) -> None:
+        self._copies.call("synchronize")
+
+
+@pytest.mark.parametrize("broken", ["copy", "copied", "wait", "synchronize"])
+def test_whatever_fails_in_the_copier_ends_the_pass_and_is_gone_once_mended(
+    target: Path, expected: Tensor, broken: str
+) -> None:
+    copies = Failing(broken)
+    with placed(target, "shsds", copies=copies) as model:
+        for _ in range(2):
+            with pytest.raises(TreelineError, match=r"could not be copied to the GPU: .* launch failure$") as caught:
+                passes(model, 3)  # in the first of which slots that were not used yet wait for nothing
+            assert isinstance(caught.value.__cause__, RuntimeError)
+        copies.broken = ""
         assert same(model, expected)
 
 

@@ -297,22 +297,35 @@ def test_the_engine_streams_to_a_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 class Refusing:
-    """Of CUDA's runtime: pins as many pieces as it is told to, and no more."""
+    """Of CUDA's runtime: pins as many pieces as it is told to, and no more, and lets go of no piece but the first.
+
+    An error is kept until the next launch, which then fails.
+    """
 
     def __init__(self, granted: int) -> None:
-        self.granted, self.pinned = granted, set[int]()
+        self.granted, self.pinned, self.error = granted, set[int](), 0
 
     def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
         assert size > 0
         assert flags == 0
         if len(self.pinned) >= self.granted:
-            return 2
+            return self.failed(2)
         self.pinned.add(address)
         return 0
 
     def cudaHostUnregister(self, address: int) -> int:
+        kept = len(self.pinned) < self.granted
         self.pinned.remove(address)
-        return 0
+        return self.failed(713) if kept else 0
+
+    def failed(self, error: int) -> int:
+        self.error = error
+        return error
+
+    def zeros(self, *_: object, **__: object) -> None:
+        error, self.error = self.error, 0
+        if error:
+            raise RuntimeError(f"CUDA error {error}")
 
 
 class NoStream:
@@ -333,15 +346,20 @@ def test_memory_that_is_not_pinned_is_said_once_and_used_all_the_same(
 
     class Pinning(PlainCopies):
         def pin(self, memory: Tensor) -> bool:
-            return pinning.pin(memory)
+            with monkeypatch.context() as launching:
+                launching.setattr(copies_module.torch, "zeros", runtime.zeros)
+                return pinning.pin(memory)
 
     with placed(target, "hhhhs", copies=Pinning()) as model:
         assert same(model, expected)
         assert len(runtime.pinned) == 2
+    assert runtime.error == 0
     notices = [record.getMessage() for record in caplog.records if "pins no more" in record.getMessage()]
     assert len(notices) == 1
+    monkeypatch.setattr(copies_module.torch, "zeros", runtime.zeros)
     pinning.close()
     assert runtime.pinned == set()
+    assert runtime.error == 0
 
 
 # --- order ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -262,6 +264,20 @@ def test_a_recording_that_fails_is_not_tried_again(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "passes are not recorded as CUDA graphs, which slows small models down: no graphs here"
     ]
+
+
+def test_a_recording_is_made_whatever_other_threads_do(monkeypatch):
+    asked = []
+
+    @contextmanager
+    def recording(graph, **options):
+        asked.append(options)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    graph._graph(lambda: None)
+    assert asked == [{"capture_error_mode": "thread_local"}]
 
 
 def test_full_memory_is_an_error_that_says_what_was_needed():

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from engine.errors import TreelineError
 from engine.kernels import reference
 from engine.kernels.cuda import DenseLinear, Int4Linear, join
-from engine.kernels.gpu import tune
+from engine.kernels.gpu import product, tune
 from tests.engine.gpu import DEVICE, ROUNDING, TYPES, error, on_a_gpu, random_awq
 
 pytestmark = pytest.mark.gpu
@@ -82,6 +82,19 @@ def test_a_rows_result_does_not_depend_on_the_other_rows():
     for layer in (linear, dense):
         together = layer(x)
         assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in (0, 7, 32))
+
+
+def test_weights_to_time_tiles_with_come_from_numbers_of_their_own():
+    """torch's common ones are another thread's while it records a graph."""
+    common = torch.cuda.get_rng_state if DEVICE.type == "cuda" else torch.get_rng_state
+    before = common()
+    for group in (0, 128):
+        timed = tune.Product(72, 300, group, torch.float16, DEVICE, tall=False)
+        run = product._sample(timed, torch.Generator(DEVICE))
+        parts = run(torch.ones(1, 300, dtype=torch.float16, device=DEVICE), tune.default_tiles(timed))
+        assert parts.shape[1:] == (1, 72)
+        assert 0 < parts.std() < 100
+    assert torch.equal(common(), before)
 
 
 @pytest.mark.parametrize("alike", [True, False])

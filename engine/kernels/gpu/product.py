@@ -10,12 +10,11 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from engine.kernels.gpu.layout import BLOCK_INPUTS, cdiv
+from engine.kernels.gpu.layout import BLOCK_INPUTS, SAMPLE_BYTES, cdiv
 from engine.kernels.gpu.tune import Product, Tiles, default_tiles, fastest, split
 from engine.kernels.triton.gemm import dense_product, int4_product
 
 SMALL_ROWS = 64  # up to here a weight is read once, as it is; above, it is worth expanding
-SAMPLE_BYTES = 256 << 20  # of weights, or parts, that take turns when tiles are timed, so that no cache holds them
 DENSE_STEP = 64
 
 Packed = tuple[Tensor, Tensor, Tensor]  # words, zeros, scales as triton/gemm.py describes them
@@ -91,7 +90,7 @@ def _sample(product: Product, generator: torch.Generator) -> Callable[[Tensor, T
     groups = blocks * BLOCK_INPUTS // product.group
 
     def words(rows: int) -> Tensor:
-        return torch.randint(-(2**31), 2**31 - 1, (rows, n), generator=generator, device=device).to(torch.int32)
+        return torch.randint(-(2**31), 2**31 - 1, (rows, n), generator=generator, dtype=torch.int32, device=device)
 
     scales = torch.full((groups // 2, n), 0x21002100, dtype=torch.int32, device=device)  # about 0.01, twice
     packed = (words(blocks * 32), words(cdiv(groups, 8)), scales)

@@ -114,7 +114,7 @@ def test_a_cache_grows_and_keeps_what_it_holds():
     cache.reserve(1025)
     assert (cache.allocated, cache.chunk) == (2048, chunk)
     assert torch.equal(cache.data[:, :, :1024], before)
-    cache.move([7, 9, 30], 6)
+    cache.move(torch.tensor([7, 9, 30], dtype=torch.int32, device=DEVICE), 6)
     assert torch.equal(cache.data[:, :, 6:9], before[:, :, [7, 9, 30]])
     with pytest.raises(ValueError, match="cache of 5056 slots for 5057 rows"):
         cache.reserve(5057)

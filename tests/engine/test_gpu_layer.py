@@ -189,6 +189,18 @@ def test_a_layer_computes_what_the_reference_does(shape, dtype):
     assert error(ours.cpu() - x, expected - x) < 2 * ROUNDING[dtype]
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rows", [64, 65, 130])
+def test_logits_are_the_same_in_any_number_of_rows(rows, dtype):
+    weight = torch.randn(40, 64, device=DEVICE).to(dtype)
+    head = GpuHead(DenseLinear(weight))
+    norm, x = torch.rand(64, device=DEVICE), torch.randn(rows, 64, device=DEVICE)
+    logits = head(x, norm, 1e-6)
+    assert logits.dtype == torch.float32
+    few = torch.cat([head(part, norm, 1e-6) for part in x.split(64)])
+    assert torch.equal(logits, few)
+
+
 class TestModel:
     """The AWQ target of a small pair, in the GPU's kernels and in plain float32."""
 

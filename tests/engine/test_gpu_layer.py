@@ -20,6 +20,7 @@ from engine.kernels.gpu.attention import tree_attention
 from engine.kernels.gpu.layer import DenseLinear, normed
 from engine.kernels.layer import LayerShape
 from engine.kernels.logits import top_logprobs
+from engine.kernels.triton.rows import silu_and_multiply
 from engine.model import loader
 from engine.model.loader import LoadOptions, load_transformer
 from tests.engine.gpu import DEVICE, ROUNDING, TYPES, error, on_a_gpu, random_awq, random_parents
@@ -127,6 +128,17 @@ def test_norm_adds_parts_and_bias_to_the_residual_stream():
     out = normed(stream, weight.to(DEVICE), 1e-5, torch.float16, parts.to(DEVICE), bias.to(DEVICE))
     assert error(stream, expected) < 1e-6
     assert error(out, reference.rms_norm(expected, weight, 1e-5)) < 1e-3
+
+
+def test_what_float16_cannot_hold_is_its_greatest_value():
+    gate = torch.tensor([300.0, 300, 300, 3, -3, -80, 300])
+    up = torch.tensor([300.0, -300, 218.3, 2, 70000, 1e30, torch.nan])
+    out = torch.empty(1, 7, dtype=torch.float16, device=DEVICE)
+    silu_and_multiply[(1, 1)](torch.cat([gate, up]).to(DEVICE), None, out, 1, 7, 1, TILE=8)
+    exact = torch.nn.functional.silu(gate) * up
+    assert out[0, :2].tolist() == [65504, -65504]
+    assert error(out[0, 2:6], exact[2:6]) < 1e-3
+    assert out[0, 6].isnan()
 
 
 class Projections:

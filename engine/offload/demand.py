@@ -67,7 +67,7 @@ def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
         ("activations", max(_activations(config), SAMPLE_BYTES)),  # tiles are timed in passes of few rows
     ]
     if drafter:
-        fixed.append(("drafter", 2 * parameters(drafter)))
+        fixed.append(("drafter", 2 * parameters(drafter) + _activations(drafter)))
     per_token = _slot_bytes(config) + (_slot_bytes(drafter) if drafter else 0)
     return Demand(StoreLayout(config, "float16", "cuda").pass_sizes, tuple(fixed), per_token)
 

@@ -16,9 +16,8 @@ from engine.request import SamplingParams
 from engine.roles import Target
 from engine.sampling import Sampler
 from engine.speculation.ahead import DraftingAhead
-from engine.speculation.budget import AutoBudget
 from engine.speculation.drafter import Asked, ModelDrafter
-from engine.speculation.frontier import AnyCost
+from engine.speculation.frontier import GrowthPolicy
 from engine.speculation.ngram import NgramDrafter
 from engine.speculation.sequoia import Probabilities, sequoia_verify
 from engine.speculation.static import Shape
@@ -49,7 +48,7 @@ class Speculation:
 
     drafter: ModelDrafter | None
     ngrams: NgramDrafter
-    policy: AutoBudget | AnyCost
+    policy: GrowthPolicy
     nodes: int
     shape: Shape | None = None
 

@@ -85,7 +85,7 @@ def test_recorded_passes_are_replayed_and_say_the_same(on_gpu: Engine, monkeypat
 def test_a_drafter_does_not_wait_for_the_target(on_gpu: Engine) -> None:
     drafter = on_gpu._models[1]
     assert drafter is not None
-    draft = Draft(drafter)
+    draft = Draft(drafter, drafter.config.vocab_size)
     before = draft.branch([5, 6, 7], [-1, 0, 1], 1, 4, never)  # compiles and records what it needs
     draft.truncate(0)
     torch.cuda._sleep(5_000_000_000)  # pyright: ignore[reportPrivateUsage]

@@ -53,7 +53,7 @@ def test_a_drafter_computes_beside_the_target(
     monkeypatch.setattr(roles, "beside", beside)
     monkeypatch.setattr(Transformer, "forward", forward)
     monkeypatch.setattr(KVCache, "commit", commit)
-    draft = Draft(model)
+    draft = Draft(model, model.config.vocab_size)
     target = Target(load_transformer(pair_paths.target, LoadOptions()))
     speculation = Speculation(ModelDrafter(draft), NgramDrafter(), AnyCost(), 6, shape)
     sampling = SamplingParams(temperature=0.9)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from engine.config import EngineConfig, load_config
-from engine.errors import TreelineError
+from engine.errors import EngineEndedError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.remote import RemoteClient
 
 RETRY_SECONDS = 2.0  # after a failure, until the engine is looked for again
+ENDED_SECONDS = 60.0  # the same where it ends while it loads: every try costs the machine as much as loading does
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,12 @@ class EngineClient:
         self._config_file = config_file
         self._backend: AsyncClient | _Remote | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._failed_at = 0.0
+        self._look_again_at = 0.0
 
     @property
     def ready(self) -> bool:
         """Whether a request would be answered. If not, see to it that one will be."""
-        if self.state.kind == "failed" and time.monotonic() - self._failed_at > RETRY_SECONDS:
+        if self.state.kind == "failed" and time.monotonic() > self._look_again_at:
             self.connect()
         return self.state.kind == "ready"
 
@@ -85,6 +86,8 @@ class EngineClient:
             if isinstance(self._backend, _Remote):
                 self._fail(error)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self.connect)
+            elif isinstance(error, EngineEndedError):
+                self._fail(error)
             else:
                 self._set(EngineState("starting", self.state.model))
                 self.connect()
@@ -126,7 +129,8 @@ class EngineClient:
 
     def _fail(self, error: TreelineError) -> None:
         """Let nobody ask for a while."""
-        self._failed_at = time.monotonic()
+        pause = ENDED_SECONDS if isinstance(error, EngineEndedError) else RETRY_SECONDS
+        self._look_again_at = time.monotonic() + pause
         self._set(EngineState("failed", self.state.model, message=str(error)))
 
     def _loading(self, phase: str, done: int, total: int) -> None:

@@ -234,6 +234,17 @@ WRONG = [
     ({"prompt": "x", "logprobs": 500}, "logprobs"),
     ({"prompt": "x", "echo": True}, "echo"),
 ]
+OUT_OF_BOUNDS = [  # each could be of another type too, which was not what was wrong
+    ({"prompt": "x", "stop": ["a"] * 17}, "stop: List should have at most 16 items after validation, not 17"),
+    ({"prompt": []}, "prompt: List should have at least 1 item after validation, not 0"),
+    ({"prompt": ["x"] * 17}, "prompt: List should have at most 16 items after validation, not 17"),
+]
+
+
+@pytest.mark.parametrize(("body", "complaint"), OUT_OF_BOUNDS)
+def test_too_many_or_too_few_are_said(server: Served, body: dict[str, object], complaint: str) -> None:
+    response = httpx.post(f"{server.url}/v1/completions", json=body, headers=server.headers)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, complaint)
 
 
 @pytest.mark.parametrize(("body", "param"), WRONG)

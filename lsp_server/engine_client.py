@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from engine.client import AsyncClient
     from engine.remote import RemoteClient
 
+logger = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0  # after a failure, until the engine is looked for again
 ENDED_SECONDS = 60.0  # the same where it ends while it loads: every try costs the machine as much as loading does
 
@@ -182,20 +184,27 @@ class _Remote:
         from engine.remote import RemoteClient
 
         del document
-        client = self._idle.pop() if self._idle else RemoteClient(self._config)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[CompletionChunk | TreelineError | None] = asyncio.Queue()
-
-        chunks = client.stream(request)
+        client = self._idle.pop() if self._idle else None
+        given_up = threading.Event()
 
         def work() -> None:
+            nonlocal client
             last: TreelineError | None = TreelineError("the client of the server at url has failed")
             try:
+                asked = client or RemoteClient(self._config)  # here, since it takes a while
+                chunks = asked.stream(request)
+                client = asked
+                if given_up.is_set():
+                    asked.cancel()
                 for chunk in chunks:
                     loop.call_soon_threadsafe(pieces.put_nowait, chunk)
                 last = None
             except TreelineError as error:
                 last = error
+            except Exception:
+                logger.exception("the client of the server at url")
             finally:  # whatever happens: somebody waits for the end
                 loop.call_soon_threadsafe(pieces.put_nowait, last)
 
@@ -207,7 +216,10 @@ class _Remote:
                     raise piece
                 yield piece
             ended = True
-            self._idle.append(client)
+            if client is not None:
+                self._idle.append(client)
         finally:
             if not ended:
-                client.cancel()
+                given_up.set()
+                if client is not None:
+                    client.cancel()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from engine import __version__
 from engine.config import EngineConfig
-from engine.errors import ContextOverflowError, TreelineError
+from engine.errors import ContextOverflowError, EngineEndedError, TreelineError
 from engine.request import CompletionChunk
 from engine.runtime import daemon_files
 from engine.wire import CONTEXT_OVERFLOW, error_of
@@ -40,6 +40,24 @@ class Daemon:
             done, total = (int(str(health.get(name, 0))) for name in ("done", "total"))
             self._progress(str(health.get("phase", "")), done, total)
         return True
+
+
+class Losses:
+    """How often the daemon has ended before it answered a request."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._log = daemon.files.log
+        self._count = 0
+        self._loading = False
+
+    def add(self, loading: bool = False) -> None:
+        """Count one more; `loading`: it had not loaded its model yet. Raises TreelineError when these are too many."""
+        self._count += 1
+        self._loading = self._loading or loading
+        if self._count > ATTEMPTS and self._loading:
+            raise EngineEndedError(f"the engine ended while it loaded the model: see {self._log}")
+        if self._count > ATTEMPTS:
+            raise TreelineError(LOST)
 
 
 def advice(status: int, body: bytes) -> Literal["load", "again", "replace"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from engine.asking import ATTEMPTS, HEADERS, LOST, WAIT_SECONDS, Daemon, LoadProgress, advice, whole
+from engine.asking import HEADERS, LOST, WAIT_SECONDS, Daemon, LoadProgress, Losses, advice, whole
 from engine.config import EngineConfig
 from engine.errors import TreelineError
 from engine.launch import POLL_SECONDS, Address, ensuring, listening, stopping
@@ -53,7 +53,7 @@ class AsyncClient:
         import httpx
 
         body = encode_request(request, self._name, document)
-        lost, refusal, last = 0, b"", None
+        losses, refusal, last = Losses(self._daemon), b"", None
         while last is None:
             async with self._using() as session:
                 try:
@@ -67,12 +67,12 @@ class AsyncClient:
                                     yield last
                 except httpx.TransportError:
                     self._forget(session)
-                    lost += 1
-                    if last is not None or lost > ATTEMPTS:
+                    if last is not None:
                         raise TreelineError(LOST) from None
+                    losses.add()
                     continue
                 if response.status_code != 200:
-                    await self._heed(advice(response.status_code, refusal), session)
+                    await self._heed(advice(response.status_code, refusal), session, losses)
                 elif last is None:
                     raise TreelineError(LOST)
         if last.finish_reason is None:
@@ -83,6 +83,7 @@ class AsyncClient:
         """Start the daemon where there is none, and wait until its model is loaded. Raises TreelineError."""
         import asyncio
 
+        losses = Losses(self._daemon)
         while True:
             async with self._using() as session:
                 health = await session.health()
@@ -92,6 +93,8 @@ class AsyncClient:
                     raise TreelineError(str(health.get("error")))
                 if not self._daemon.still_loading(health):  # it is ending, or has ended
                     self._forget(session)
+                if not health:
+                    losses.add(loading=True)
                 await asyncio.sleep(WAIT_SECONDS)
 
     async def restart(self) -> None:
@@ -99,7 +102,7 @@ class AsyncClient:
         address = listening(self._daemon.files)
         if address is not None:
             async with self._using() as session:
-                await self._heed("replace", session)
+                await self._heed("replace", session, Losses(self._daemon))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -144,13 +147,16 @@ class AsyncClient:
         if self._session is session:
             self._session = None
 
-    async def _heed(self, advice: str, session: _Session) -> None:
-        """Do what a refusal asks for."""
+    async def _heed(self, advice: str, session: _Session, losses: Losses) -> None:
+        """Do what a refusal asks for. Raises TreelineError when the daemon has ended too often."""
         import asyncio
 
         if advice == "load":
-            while self._daemon.still_loading(await session.health()):
+            while self._daemon.still_loading(health := await session.health()):
                 await asyncio.sleep(WAIT_SECONDS)
+            if not health:
+                self._forget(session)
+                losses.add(loading=True)
             return
         if advice == "replace":
             pid = (await session.health()).get("pid")

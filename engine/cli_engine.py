@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from engine.cli_exit import UsageError, option_name
+from engine.cli_exit import UsageError, leaving_at_ctrl_c, option_name
 from engine.config import EngineConfig, load_config, parse_text
 from engine.launch import can_serve
 from engine.request import CompletionChunk, CompletionRequest
@@ -58,7 +58,8 @@ def open_engine(config: EngineConfig) -> Streaming:
 
 def load_engine(config: EngineConfig) -> Engine:
     """Load the models behind a progress bar. Imports torch."""
-    from engine.engine import Engine
+    with leaving_at_ctrl_c():
+        from engine.engine import Engine
 
     with loading_bar() as progress:
         return Engine.load(config, progress)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from engine.errors import TreelineError
 from engine.terminal import abandon_stdout, use_utf8
@@ -60,6 +62,23 @@ def guarded(run: Callable[[], object]) -> int:
         detail = f"{type(error).__name__}: {error}"
         return complain(f"internal error ({detail}): please report it with the output under TREELINE_DEBUG=1", FAILED)
     return status if isinstance(status, int) else DONE
+
+
+@contextlib.contextmanager
+def leaving_at_ctrl_c() -> Generator[None]:
+    """End the process at once at Ctrl-C. For imports: libraries in C make errors of their own of an exception then."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # nobody's wish, or somebody else's work
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    os._exit(INTERRUPTED)
 
 
 def complain(message: str, status: int) -> int:

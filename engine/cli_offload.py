@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine import cli_options as options
+from engine.cli_exit import leaving_at_ctrl_c
 from engine.config import parse_size
 from engine.document import read_document
 from engine.terminal import counting_bar, loading_bar, write_json
@@ -65,7 +66,8 @@ def plan(
     settings = options.make_config({"model": model, "drafter": drafter, "memory": memory, "threads": threads}, config)
     chances = _chances(acceptance)
     host, bandwidth = _size("--host-memory", host_memory), _size("--disk", disk)
-    from engine.offload import report
+    with leaving_at_ctrl_c():
+        from engine.offload import report
 
     wanted = report.Wanted(model_shape, drafter_shape, context_length, bandwidth, chances)
     with loading_bar() as progress:
@@ -113,8 +115,9 @@ def repack(
 
     `--memory` does the same when it first needs the file.
     """
-    from engine.hub import resolve
-    from engine.offload.repack import open_store
+    with leaving_at_ctrl_c():
+        from engine.hub import resolve
+        from engine.offload.repack import open_store
 
     directory = resolve(model)
     with loading_bar() as progress:

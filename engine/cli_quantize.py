@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli_exit import leaving_at_ctrl_c
 from engine.terminal import loading_bar, write_json
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def quantize(
     """
     if group_size not in (32, 64, 128):
         raise typer.BadParameter(f"{group_size}: expected 32, 64 or 128", param_hint="--group-size")
-    from engine.hub import resolve
-    from engine.quantize import Job, quantise
+    with leaving_at_ctrl_c():
+        from engine.hub import resolve
+        from engine.quantize import Job, quantise
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end tidies up as Ctrl-C does
     job = Job(resolve(source), target.expanduser(), group_size, calibration, samples)

@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping
 from http.client import HTTPException, HTTPResponse
 from types import TracebackType
 
-from engine.asking import ATTEMPTS, HEADERS, LOST, WAIT_SECONDS, Daemon, LoadProgress, advice, whole
+from engine.asking import HEADERS, LOST, WAIT_SECONDS, Daemon, LoadProgress, Losses, advice, whole
 from engine.async_client import AsyncClient
 from engine.config import EngineConfig
 from engine.errors import Cancelled, TreelineError
@@ -103,7 +103,7 @@ class Client:
 
     def _ask(self, body: bytes) -> HTTPResponse:
         """Send a request until it is answered, by another daemon if the first one ends meanwhile."""
-        lost = 0
+        losses = Losses(self._daemon)
         while True:
             try:
                 connection = self._connected()
@@ -111,15 +111,15 @@ class Client:
                 response = connection.getresponse()
             except (OSError, HTTPException):
                 self.close()
-                lost += 1
-                if self._cancelled or lost > ATTEMPTS:
+                if self._cancelled:
                     raise
+                losses.add()
                 continue
             if response.status == 200:
                 return response
             refusal = response.read()
             self.close()
-            self._heed(advice(response.status, refusal), connection.address)
+            self._heed(advice(response.status, refusal), connection.address, losses)
 
     def _connected(self) -> Connection:
         """Return the open connection, or another. Raises HTTPException when cancelled, and OSError."""
@@ -136,11 +136,13 @@ class Client:
         except Cancelled:
             raise HTTPException from None
 
-    def _heed(self, advice: str, address: Address) -> None:
-        """Do what a refusal asks for."""
+    def _heed(self, advice: str, address: Address, losses: Losses) -> None:
+        """Do what a refusal asks for. Raises TreelineError when the daemon has ended too often."""
         if advice == "load":
-            while self._daemon.still_loading(ask_health(address, seconds=60.0)) and not self._cancelled:
+            while self._daemon.still_loading(health := ask_health(address, seconds=60.0)) and not self._cancelled:
                 time.sleep(WAIT_SECONDS)
+            if health is None and not self._cancelled:
+                losses.add(loading=True)
             return
         if advice == "replace":
             pid = (ask_health(address) or {}).get("pid")

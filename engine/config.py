@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from engine.errors import TreelineError
 from engine.models import preset_settings
@@ -22,6 +23,7 @@ Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Verification = Literal["keyed", "sequoia"]
 
+MAX_THREADS = 1024  # no machine has more use for them, and the system gives out only so many
 ENVIRONMENT_PREFIX = "TREELINE_"
 REACHING = ("url", "api_key", "daemon", "idle_minutes")  # settings that say how an engine is reached, not what it is
 
@@ -133,9 +135,23 @@ def _or_auto(setting: Setting) -> Setting:
 
 
 def _url(value: object) -> object:
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+    if not isinstance(value, str) or not value.isprintable():
         raise ValueError(value)
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+        raise ValueError(value)
+    parts = urlsplit(value)  # raises ValueError for brackets around what is no address
+    if not parts.hostname or parts.port == 0:  # `port` raises it for what is no number, or too large a one
+        raise ValueError(value)
+    if ":" not in parts.hostname:
+        parts.hostname.encode("idna")  # it for a name that cannot be looked up
     return value.rstrip("/")
+
+
+def _key(value: object) -> object:
+    key = _name(value)
+    if not key.isascii() or not key.isprintable():  # it goes into a header
+        raise ValueError
+    return key
 
 
 def _boolean(value: object) -> object:
@@ -162,9 +178,9 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "budget": _or_auto(_integer(1, MAX_BUDGET)),
         "verification": _one_of("keyed", "sequoia"),
         "layout": _or_auto(Setting(_name, "the name of a prompt layout")),
-        "threads": _or_auto(_integer(1)),
+        "threads": _or_auto(_integer(1, MAX_THREADS)),
         "url": _or_none(Setting(_url, "an address such as https://host/v1"), "none"),
-        "api_key": _or_none(Setting(_name, "the key of the server at url"), "none"),
+        "api_key": _or_none(Setting(_key, "the key of the server at url, in printable ASCII"), "none"),
         "daemon": Setting(_boolean, "true or false"),
         "idle_minutes": _or_none(_integer(1), "never"),
     }
@@ -178,7 +194,12 @@ def parse_text(key: str, text: str) -> object:
     try:
         return setting.parse(int(text) if integer else text)
     except ValueError:
-        raise ValueError(f"{text!r}: expected {setting.expected}") from None
+        raise ValueError(f"{_shown(key, text)}: expected {setting.expected}") from None
+
+
+def _shown(key: str, value: object) -> str:
+    """Return a bad value as an error shows it: a key to somebody's server is told to nobody."""
+    return "not usable" if key == "api_key" else repr(value)
 
 
 # --- files and the environment ---------------------------------------------------------------------------------------
@@ -223,7 +244,7 @@ def _from_file(path: Path, key: str, value: object) -> object:
     try:
         parsed = SETTINGS[key].parse(value)
     except ValueError:
-        raise TreelineError(f"{key} in {path} is {value!r}: expected {SETTINGS[key].expected}") from None
+        raise TreelineError(f"{key} in {path} is {_shown(key, value)}: expected {SETTINGS[key].expected}") from None
     if key in ("model", "drafter") and isinstance(parsed, str) and parsed.startswith("."):
         return str(path.parent / parsed)  # relative to the file: every editor starts in a folder of its own
     return parsed

@@ -31,12 +31,16 @@ def set_model(path: Path, name: str) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file so that nobody ever sees half of it."""
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            temporary = Path(file.name)
             file.write(text)
-        Path(file.name).chmod(mode)
-        os.replace(file.name, path)  # noqa: PTH105 - says what is meant
+        temporary.chmod(mode)
+        os.replace(temporary, path)  # noqa: PTH105 - says what is meant
     except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise TreelineError(f"cannot write the configuration {path}: {error.strerror}") from None

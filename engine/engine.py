@@ -170,7 +170,7 @@ class Engine:
         reader = BranchReader(self.tokenizer.token_bytes, prompt.stop_ids, prompt.required)
         undecided = request.min_confidence > 0
         while output.finish_reason is None:
-            shown = len(output.generated)
+            shown, owed = len(output.generated), len(output.required)
             branches: tuple[Branch, ...] = ()
             try:
                 if undecided and decoding.confidence(asked) < request.min_confidence:
@@ -187,7 +187,7 @@ class Engine:
             new = tuple(output.generated[shown:])
             logprobs: tuple[TokenLogprob, ...] = ()
             if request.logprobs is not None and decoding.logits is not None:
-                logprobs = token_logprobs(decoding.logits, new, request.logprobs, self.tokenizer.token_bytes)
+                logprobs = token_logprobs(decoding.logits, new, request.logprobs, self.tokenizer.token_bytes, owed)
             if output.finish_reason is None:
                 yield CompletionChunk(text, new, logprobs=logprobs, branches=branches)
             else:

@@ -11,5 +11,9 @@ class ContextOverflowError(TreelineError):
     """A conversation leaves no room for an answer: some of it has to go, and whoever holds it says what."""
 
 
+class EngineEndedError(TreelineError):
+    """The process in the background ends again and again while it loads: starting it once more would not help."""
+
+
 class Cancelled(Exception):  # noqa: N818 - a signal, not an error
     """A pass was abandoned between two layers; nothing of it was committed."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
+import time
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
@@ -38,17 +40,17 @@ class RemoteClient:
         self._url = config.url
         self._model = None if config.model == "bundled" else config.model
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-        self._http = httpx.Client(headers=headers, timeout=timeout)
+        self._http = httpx.Client(headers=headers)
         self._network: Any = None  # httpcore's stream
-        self._cancelled = False
+        self._given_up: Literal["cancelled", "deadline"] | None = None
 
     def stream(self, request: CompletionRequest) -> Generator[CompletionChunk]:
         """Yield text as it comes. Raises TreelineError saying what the server did wrong, or what it wants."""
-        self._cancelled = False  # now, not when the first piece is asked for: `cancel` may come before that
-        return self._stream(request)
+        self._given_up = None  # now, not when the first piece is asked for: `cancel` may come before that
+        late = None if request.deadline_ms is None else time.monotonic() + request.deadline_ms / 1000
+        return self._stream(request, late)
 
-    def _stream(self, request: CompletionRequest) -> Generator[CompletionChunk]:
+    def _stream(self, request: CompletionRequest, late: float | None) -> Generator[CompletionChunk]:
         import httpx
 
         from engine.sequence import Sequence
@@ -56,27 +58,37 @@ class RemoteClient:
         pieces: list[bytes] = []  # each takes the place of a token: the rules where a text ends are the engine's
         output = Sequence((), pieces.__getitem__, stop=request.stop, stop_ids=(), max_tokens=2**31)
         reason: str | None = None
+        watch = threading.Timer(max(late - time.monotonic(), 0.0), self._give_up, ["deadline"]) if late else None
         try:
-            for piece, end in self._pieces(request):
+            if watch:
+                watch.daemon = True
+                watch.start()
+            for piece, end in self._pieces(request, late):
                 reason = end or reason
-                pieces.append(piece.encode())
+                pieces.append(piece.encode("utf-8", "replace"))
                 text = output.push(len(pieces) - 1)
                 if output.finish_reason is not None:
                     yield CompletionChunk(text, (), output.finish_reason)
                     return
                 yield CompletionChunk(text, ())
-        except httpx.HTTPError as error:
-            if not self._cancelled:
-                raise TreelineError(
-                    f"{self._url} cannot be reached ({str(error) or type(error).__name__}): is that server running, and"
-                    ' url right? With url = "none" an engine on this machine answers'
-                ) from None
-        end = "cancelled" if self._cancelled else "length" if reason == "length" else "stop"
+        except (httpx.HTTPError, httpx.InvalidURL, TreelineError) as error:
+            if late and time.monotonic() >= late:
+                self._given_up = self._given_up or "deadline"
+            if not self._given_up:
+                raise self._failure(error) from None
+        finally:
+            if watch:
+                watch.cancel()
+                watch.join()
+        end = self._given_up or ("length" if reason == "length" else "stop")
         yield CompletionChunk(output.finish(end), (), end)
 
     def cancel(self) -> None:
         """End the stream in progress: its last chunk says "cancelled". Safe from a signal handler."""
-        self._cancelled = True
+        self._give_up("cancelled")
+
+    def _give_up(self, reason: Literal["cancelled", "deadline"]) -> None:
+        self._given_up = self._given_up or reason
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -89,14 +101,15 @@ class RemoteClient:
         """Keep what is connected: a server may be silent for long before it answers at all."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self._network = info["return_value"]
-            if self._cancelled:
+            if self._given_up:
                 self._hang_up()
 
-    def _pieces(self, request: CompletionRequest) -> Iterator[tuple[str, str | None]]:
+    def _pieces(self, request: CompletionRequest, late: float | None) -> Iterator[tuple[str, str | None]]:
         """Yield pieces of text, and with the last one why there are no more."""
         path, body = _body(request)
-        body["model"] = self._model or self._first_model()
-        with self._http.stream("POST", f"{self._url}/{path}", json=body, extensions={"trace": self._trace}) as response:
+        body["model"] = self._model or self._first_model(late)
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        with self._http.stream("POST", f"{self._url}/{path}", content=content, **self._options(late)) as response:
             if response.status_code != 200:
                 raise self._refusal(response.status_code, response.read())
             events = 0
@@ -104,8 +117,17 @@ class RemoteClient:
                 if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
                     events += 1
                     yield self._event(line[5:])
-            if not events:
+            if not events and not self._given_up:
                 raise self._strange()
+
+    def _options(self, late: float | None) -> dict[str, Any]:
+        """Return what every request is sent with. While it connects, there is nothing that could be hung up yet."""
+        import httpx
+
+        seconds = CONNECT_SECONDS if late is None else min(max(late - time.monotonic(), 0.001), CONNECT_SECONDS)
+        timeout = httpx.Timeout(READ_SECONDS, connect=seconds)
+        headers = {"Content-Type": "application/json"}
+        return {"timeout": timeout, "headers": headers, "extensions": {"trace": self._trace}}
 
     def _event(self, data: bytes) -> tuple[str, str | None]:
         try:
@@ -120,8 +142,8 @@ class RemoteClient:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise self._strange() from None
 
-    def _first_model(self) -> str:
-        response = self._http.get(f"{self._url}/models", extensions={"trace": self._trace})
+    def _first_model(self, late: float | None) -> str:
+        response = self._http.get(f"{self._url}/models", **self._options(late))
         if response.status_code != 200:
             raise self._refusal(response.status_code, response.content)
         try:
@@ -129,6 +151,14 @@ class RemoteClient:
         except (ValueError, TypeError, KeyError, IndexError):
             raise self._strange() from None
         return self._model
+
+    def _failure(self, error: Exception) -> TreelineError:
+        if isinstance(error, TreelineError):
+            return error
+        return TreelineError(
+            f"{self._url} cannot be reached ({str(error) or type(error).__name__}): is that server running, and url"
+            ' right? With url = "none" an engine on this machine answers'
+        )
 
     def _refusal(self, status: int, body: bytes) -> TreelineError:
         message, code = error_of(body, status)
@@ -173,6 +203,10 @@ def _body(request: CompletionRequest) -> tuple[str, dict[str, Any]]:
         "seed": sampling.seed,
         "stream": True,
     }
+    if sampling.top_k:  # these two are no part of OpenAI's API: servers that hold to it are not told of the defaults
+        body["top_k"] = sampling.top_k
+    if sampling.repetition_penalty != 1:
+        body["repetition_penalty"] = sampling.repetition_penalty
     if request.stop.strings:
         body["stop"] = list(request.stop.strings)
     if request.messages:

@@ -133,13 +133,15 @@ class CompletionStats:
 class TokenLogprob:
     """A token, the bytes it stands for, and its natural log-probability under the target, before any filter.
 
-    `alternatives`: the most likely tokens at its place, best first, the chosen one among them or not.
+    `alternatives`: the most likely tokens at its place, best first, the chosen one among them or not. `typed`: how many
+    of its first bytes repeat what stands before the cursor (token healing); they are no part of the text.
     """
 
     token: int
     spelling: bytes
     logprob: float
     alternatives: tuple[TokenLogprob, ...] = ()
+    typed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

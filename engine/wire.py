@@ -40,7 +40,7 @@ def decode_chunk(line: bytes) -> CompletionChunk:
 
 def _logprob(value: Mapping[str, Any]) -> TokenLogprob:
     rivals = tuple(_logprob(each) for each in value["alternatives"])
-    return TokenLogprob(value["token"], bytes(value["bytes"]), value["logprob"], rivals)
+    return TokenLogprob(value["token"], bytes(value["bytes"]), value["logprob"], rivals, value["typed"])
 
 
 def error_of(body: bytes, status: int) -> tuple[str, str]:

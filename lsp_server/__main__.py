@@ -25,6 +25,8 @@ _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one editor until it ends the session; return the exit status."""
+    if sys.stderr is None:  # closed: what is said there must not reach the editor, which may have its number by then
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     options = _parse(arguments)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import threading
 import time
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from engine.config import EngineConfig, load_config
-from engine.errors import TreelineError
+from engine.errors import EngineEndedError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
 
 if TYPE_CHECKING:
     from engine.client import AsyncClient
     from engine.remote import RemoteClient
 
+logger = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0  # after a failure, until the engine is looked for again
+ENDED_SECONDS = 60.0  # the same where it ends while it loads: every try costs the machine as much as loading does
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,12 @@ class EngineClient:
         self._config_file = config_file
         self._backend: AsyncClient | _Remote | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._failed_at = 0.0
+        self._look_again_at = 0.0
 
     @property
     def ready(self) -> bool:
         """Whether a request would be answered. If not, see to it that one will be."""
-        if self.state.kind == "failed" and time.monotonic() - self._failed_at > RETRY_SECONDS:
+        if self.state.kind == "failed" and time.monotonic() > self._look_again_at:
             self.connect()
         return self.state.kind == "ready"
 
@@ -85,6 +88,8 @@ class EngineClient:
             if isinstance(self._backend, _Remote):
                 self._fail(error)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self.connect)
+            elif isinstance(error, EngineEndedError):
+                self._fail(error)
             else:
                 self._set(EngineState("starting", self.state.model))
                 self.connect()
@@ -126,7 +131,8 @@ class EngineClient:
 
     def _fail(self, error: TreelineError) -> None:
         """Let nobody ask for a while."""
-        self._failed_at = time.monotonic()
+        pause = ENDED_SECONDS if isinstance(error, EngineEndedError) else RETRY_SECONDS
+        self._look_again_at = time.monotonic() + pause
         self._set(EngineState("failed", self.state.model, message=str(error)))
 
     def _loading(self, phase: str, done: int, total: int) -> None:
@@ -178,20 +184,27 @@ class _Remote:
         from engine.remote import RemoteClient
 
         del document
-        client = self._idle.pop() if self._idle else RemoteClient(self._config)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[CompletionChunk | TreelineError | None] = asyncio.Queue()
-
-        chunks = client.stream(request)
+        client = self._idle.pop() if self._idle else None
+        given_up = threading.Event()
 
         def work() -> None:
+            nonlocal client
             last: TreelineError | None = TreelineError("the client of the server at url has failed")
             try:
+                asked = client or RemoteClient(self._config)  # here, since it takes a while
+                chunks = asked.stream(request)
+                client = asked
+                if given_up.is_set():
+                    asked.cancel()
                 for chunk in chunks:
                     loop.call_soon_threadsafe(pieces.put_nowait, chunk)
                 last = None
             except TreelineError as error:
                 last = error
+            except Exception:
+                logger.exception("the client of the server at url")
             finally:  # whatever happens: somebody waits for the end
                 loop.call_soon_threadsafe(pieces.put_nowait, last)
 
@@ -203,7 +216,10 @@ class _Remote:
                     raise piece
                 yield piece
             ended = True
-            self._idle.append(client)
+            if client is not None:
+                self._idle.append(client)
         finally:
             if not ended:
-                client.cancel()
+                given_up.set()
+                if client is not None:
+                    client.cancel()

@@ -55,7 +55,7 @@ def _completion(server: TreelineServer) -> None:
 
 
 def _menu_item(item: Item, snapshot: Snapshot) -> types.CompletionItem:
-    first, _, rest = item.text.partition("\n")
+    first, _, rest = item.text.lstrip().partition("\n")
     typed = snapshot.lines[snapshot.line][item.start : snapshot.column]
     return types.CompletionItem(
         label=first.strip() + (" …" if rest.strip() else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 
@@ -10,6 +11,7 @@ from engine.errors import TreelineError
 from engine.request import Branch, CompletionChunk, CompletionStats, FinishReason
 from lsp_server.view import View
 
+logger = logging.getLogger(__name__)
 Stream = AsyncGenerator[CompletionChunk]
 
 
@@ -101,6 +103,9 @@ class Generation:
                 grown(self)
         except TreelineError as error:
             self.error = str(error)
+        except Exception as error:
+            logger.exception("a suggestion broke off")
+            self.error = f"internal error ({type(error).__name__})"
         except asyncio.CancelledError:
             self.finish_reason = "cancelled"
             raise

@@ -211,8 +211,9 @@ class TreelineServer(LanguageServer):
         chosen = None
         if selected is not None and selected.range.start.line == selected.range.end.line == snapshot.line:
             line = snapshot.lines[snapshot.line]
-            start = to_column(line, selected.range.start.character, snapshot.encoding)
-            chosen = start, to_column(line, selected.range.end.character, snapshot.encoding), selected.text
+            ends = selected.range.start.character, selected.range.end.character
+            start, end = sorted(to_column(line, each, snapshot.encoding) for each in ends)
+            chosen = start, end, selected.text
         view = view_of(snapshot, chosen)
 
         def context() -> Sequence[ContextFile]:
@@ -251,7 +252,10 @@ def local_path(uri: str) -> Path | None:
     """Return where a document lies on this machine, if it does."""
     if not uri.startswith(("file:", "vscode-notebook-cell:")):
         return None
-    path = to_fs_path("file:" + uri.partition(":")[2].partition("#")[0])
+    try:
+        path = to_fs_path("file:" + uri.partition(":")[2].partition("#")[0])
+    except ValueError:  # brackets around what is no address
+        return None
     return Path(path) if path else None
 
 
@@ -273,7 +277,7 @@ def _alive(process: int) -> bool:
         return False  # there, the same call ends it
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True  # it is there, but not ours

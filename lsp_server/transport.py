@@ -139,10 +139,12 @@ async def _in_time(closing: Awaitable[None]) -> None:
 
 
 def _take_standard_streams() -> tuple[int, BinaryIO]:
-    """Return standard input and output, and leave others in their place.
+    """Return standard input and output, and leave others in their place. Raises TreelineError where one is closed.
 
     What some library prints goes to standard error, and a child process that reads its input gets none of the editor's.
     """
+    if sys.stdin is None or sys.stdout is None:
+        raise TreelineError("standard input or output is closed: an editor starts this with both, or names --tcp")
     source, sink = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

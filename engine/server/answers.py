@@ -27,12 +27,23 @@ class Disconnected(Exception):  # noqa: N818 - nobody is there to be told
 class Answer:
     """The jobs of one HTTP request and their chunks, in the order in which they come."""
 
-    def __init__(self, scheduler: Scheduler, requests: Sequence[CompletionRequest], kind: Kind, key: str = "") -> None:
-        """Queue one job per request. Raises ApiError 429 when too many wait."""
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        requests: Sequence[CompletionRequest],
+        kind: Kind,
+        key: str = "",
+        enough: Callable[[CompletionChunk], bool] | None = None,
+    ) -> None:
+        """Queue one job per request. `enough`: whether, after a chunk, the rest is not wanted.
+
+        Raises ApiError 429 when too many wait.
+        """
         loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self.count = len(requests)
         self._open = len(requests)
+        self._enough = enough
 
         def deliver_to(index: int) -> Callable[[Event], None]:
             return lambda event: _call_soon(loop, self._put, index, event)
@@ -57,6 +68,8 @@ class Answer:
                 raise of_failure(event)
             if event.finish_reason is not None:
                 self._open -= 1
+            if self._enough and self._enough(event):
+                self.cancel()
             yield index, event
 
     def _put(self, index: int, event: Event) -> None:
@@ -93,20 +106,13 @@ async def _disconnect(receive: Callable[[], Awaitable[Message]]) -> None:
         pass
 
 
-async def collect(
-    request: Request, answer: Answer, enough: Callable[[CompletionChunk], bool] | None = None
-) -> list[list[CompletionChunk]]:
-    """Return all chunks of each of the answer's requests. Raises Disconnected and ApiError.
-
-    `enough`: whether, after a chunk, the rest is not wanted.
-    """
+async def collect(request: Request, answer: Answer) -> list[list[CompletionChunk]]:
+    """Return all chunks of each of the answer's requests. Raises Disconnected and ApiError."""
 
     async def gather() -> list[list[CompletionChunk]]:
         found: list[list[CompletionChunk]] = [[] for _ in range(answer.count)]
         async for index, chunk in answer.chunks():
             found[index].append(chunk)
-            if enough and enough(chunk):
-                answer.cancel()
         return found
 
     try:

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -159,11 +159,12 @@ class _Handlers:
         """llama.cpp's completion."""
         body = await self._read(request, InfillBody)
         context, model = self._scheduler.context, self._service.model
-        answer = Answer(self._scheduler, [body.request()], "warming" if body.warming() else "completion")
+        kind: Kind = "warming" if body.warming() else "completion"
+        answer = Answer(self._scheduler, [body.request()], kind, enough=body.time_limit())
         if body.stream:
             events = partial(body.events, context=context, model=model)
             return await stream(request, answer, events, _EVENTS, _error_event)
-        (chunks,) = await collect(request, answer, body.time_limit())
+        (chunks,) = await collect(request, answer)
         return JSONResponse(body.answer(chunks, context, model))
 
     async def _openai(self, request: Request, body: CompletionBody | ChatBody, kind: Kind) -> Response:
@@ -171,10 +172,7 @@ class _Handlers:
         writer = Writer.of(body, self._service.model)
         if body.stream:
             return await stream(request, answer, writer.events, _EVENTS, _error_event)
-        choices = await collect(request, answer)
-        if kind == "warming":
-            choices = [[replace(chunks[-1], text="", logprobs=())] for chunks in choices]
-        return JSONResponse(writer.whole(choices))
+        return JSONResponse(writer.whole(await collect(request, answer)))
 
     async def _read(self, request: Request, model: type[Body]) -> Body:
         """Read a request that needs the engine. Raises ApiError."""

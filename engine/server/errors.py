@@ -67,7 +67,8 @@ def parse(model: type[Body], raw: bytes) -> Body:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        first = max(found, key=lambda each: len(each["loc"]))  # the closest of a union's branches
+        # the closest of a union's branches: the one whose type was right, else the one that was got into deepest
+        first = max(found, key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
         if first["type"] == "json_invalid":
             raise ApiError(400, f"the body is not JSON: {first['msg']}", code="invalid_json") from None
         place = _place(first["loc"])

@@ -99,7 +99,7 @@ class InfillBody(BaseModel):
         async for _, chunk in chunks:
             if chunk.finish_reason is not None:
                 yield server_sent(self.answer([chunk], context, model))
-            elif chunk.text:
+            elif chunk.text and not self.warming():
                 yield server_sent({"content": chunk.text, "stop": False})
 
 

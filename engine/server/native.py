@@ -52,6 +52,7 @@ def _logprob(token: TokenLogprob) -> dict[str, Any]:
         "bytes": list(token.spelling),
         "logprob": token.logprob,
         "alternatives": [_logprob(each) for each in token.alternatives],
+        "typed": token.typed,
     }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -144,12 +145,16 @@ class ChatBody(_Body):
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes the answer to one request. `per_prompt`: choices that share a prompt, which `usage` counts once."""
+    """Writes the answer to one request.
+
+    `per_prompt`: choices that share a prompt, which `usage` counts once. `silent`: only the cache was to be filled.
+    """
 
     chat: bool
     model: str
     usage: bool
     per_prompt: int
+    silent: bool
     id: str
     created: int
 
@@ -159,54 +164,58 @@ class Writer:
         chat = isinstance(body, ChatBody)
         prefix = "chatcmpl" if chat else "cmpl"
         name = f"{prefix}-{secrets.token_hex(12)}"
-        return cls(chat, model, body.wants_usage(), body.n or 1, name, int(time.time()))
+        silent = isinstance(body, ChatBody) and body.warming()
+        return cls(chat, model, body.wants_usage(), body.n or 1, silent, name, int(time.time()))
 
     def whole(self, choices: Sequence[Sequence[CompletionChunk]]) -> dict[str, Any]:
         """Return the answer in one piece; `choices` are the chunks of each."""
         kind = "chat.completion" if self.chat else "text_completion"
-        listed = [self._choice(index, chunks) for index, chunks in enumerate(choices)]
+        listed = [self._choice(index, [*map(self._told, chunks)]) for index, chunks in enumerate(choices)]
         return self._head(kind) | {"choices": listed, "usage": self._usage([chunks[-1] for chunks in choices])}
 
     async def events(self, chunks: AsyncIterator[tuple[int, CompletionChunk]]) -> AsyncIterator[bytes]:
         """Yield the answer as server-sent events."""
         last: dict[int, CompletionChunk] = {}
-        offsets: dict[int, int] = {}
+        places: dict[int, _Places] = {}
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         head = self._head(kind)
         if self.usage:
             head["usage"] = None
-        async for index, chunk in chunks:
-            if self.chat and index not in offsets:
+        async for index, said in chunks:
+            chunk = self._told(said)
+            if self.chat and index not in places:
                 role: dict[str, Any] = {
                     "index": index,
                     "delta": {"role": "assistant", "content": ""},
                     "finish_reason": None,
                 }
                 yield server_sent(head | {"choices": [role]})
-            offset = offsets.setdefault(index, 0)
-            offsets[index] += len(chunk.text)
+            place = places.setdefault(index, _Places())
             if chunk.finish_reason is not None:
                 last[index] = chunk
             if chunk.text or chunk.logprobs or chunk.finish_reason is not None:
-                yield server_sent(head | {"choices": [self._piece(index, chunk, offset)]})
+                yield server_sent(head | {"choices": [self._piece(index, chunk, place)]})
         if self.usage:
             ends = [last[index] for index in sorted(last)]
             head["choices"], head["usage"] = [], self._usage(ends)
             yield server_sent(head)
         yield b"data: [DONE]\n\n"
 
+    def _told(self, chunk: CompletionChunk) -> CompletionChunk:
+        return replace(chunk, text="", logprobs=()) if self.silent else chunk
+
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def _choice(self, index: int, chunks: Sequence[CompletionChunk]) -> dict[str, Any]:
         text = "".join(chunk.text for chunk in chunks)
-        logprobs = self._logprobs([each for chunk in chunks for each in chunk.logprobs], 0)
+        logprobs = self._logprobs([each for chunk in chunks for each in chunk.logprobs], _Places())
         content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason(chunks[-1])}
 
-    def _piece(self, index: int, chunk: CompletionChunk, offset: int) -> dict[str, Any]:
+    def _piece(self, index: int, chunk: CompletionChunk, place: _Places) -> dict[str, Any]:
         content = {"delta": {"content": chunk.text} if chunk.text else {}} if self.chat else {"text": chunk.text}
-        logprobs = self._logprobs(chunk.logprobs, offset)
+        logprobs = self._logprobs(chunk.logprobs, place)
         return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason(chunk)}
 
     def _usage(self, ends: Sequence[CompletionChunk]) -> dict[str, Any]:
@@ -221,10 +230,10 @@ class Writer:
             "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in prompts)},
         }
 
-    def _logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[TokenLogprob], place: _Places) -> dict[str, Any] | None:
         if not tokens:
             return None
-        return {"content": [_chat_logprob(token) for token in tokens]} if self.chat else _text_logprobs(tokens, offset)
+        return {"content": [_chat_logprob(token) for token in tokens]} if self.chat else _text_logprobs(tokens, place)
 
 
 def finish_reason(chunk: CompletionChunk) -> str | None:
@@ -244,14 +253,39 @@ def _chat_logprob(token: TokenLogprob) -> dict[str, Any]:
     return entries[0] | {"top_logprobs": entries[1:]}
 
 
-def _text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(_spelled(token))
+def _text_logprobs(tokens: Sequence[TokenLogprob], place: _Places) -> dict[str, Any]:
     return {
-        "tokens": [_spelled(token) for token in tokens],
+        "tokens": [_key(token) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{_spelled(each): each.logprob for each in token.alternatives} for token in tokens],
-        "text_offset": offsets,
+        "top_logprobs": [_rivals(token) for token in tokens],
+        "text_offset": [place.next(token) for token in tokens],
     }
+
+
+def _rivals(token: TokenLogprob) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for each in token.alternatives:
+        found.setdefault(_key(each), each.logprob)  # of several that spell the same, the likeliest
+    return found
+
+
+def _key(token: TokenLogprob) -> str:
+    r"""Spell a token so that it can be told from others: parts of a character as OpenAI does, `bytes:\xf0\x9f`."""
+    try:
+        return token.spelling.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.spelling)
+
+
+class _Places:
+    """Where tokens begin in the text that they make, in characters: within a character, where that begins."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0
+
+    def next(self, token: TokenLogprob) -> int:
+        """Return where the next token begins."""
+        begin = self._length
+        self._length += len(self._decoder.decode(token.spelling[token.typed :]))
+        return begin

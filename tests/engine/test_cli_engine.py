@@ -94,6 +94,16 @@ def press(event, details):
         signal.raise_signal(signal.SIGINT)
 sys.addaudithook(press)
 """
+PRESS_WITHIN_A_LIBRARY = """
+import signal, sys
+def press(event, details):
+    if event == "import" and details[0] == "torch":
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("what a library in C makes of it") from None
+sys.addaudithook(press)
+"""
 PRESS_WHILE_LOADING = """
 import signal, engine.engine as module
 load = module.load_transformer
@@ -119,10 +129,11 @@ module.Engine.complete = press
     [
         (PRESS_AT_IMPORT.format(module="tomllib"), False),
         (PRESS_AT_IMPORT.format(module="torch"), False),
+        (PRESS_WITHIN_A_LIBRARY, False),
         (PRESS_WHILE_LOADING, False),
         (PRESS_WHILE_DECODING, True),
     ],
-    ids=["start", "libraries", "loading", "decoding"],
+    ids=["start", "libraries", "within libraries", "loading", "decoding"],
 )
 def test_ctrl_c_ends_in_order_whenever_it_comes(arguments: list[str], press: str, decoded: bool) -> None:
     code = f"import sys\n{press}\nfrom engine.__main__ import main\nsys.exit(main())"
@@ -134,6 +145,36 @@ def test_ctrl_c_ends_in_order_whenever_it_comes(arguments: list[str], press: str
         assert (found["finish_reason"], len(found["tokens"])) == ("cancelled", 1)
     else:
         assert ran.stdout == b""
+
+
+CLOSED = """
+import os, sys
+for number in {numbers}:
+    os.close(number)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def with_closed(numbers: tuple[int, ...], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CLOSED.format(numbers=numbers), "-m", "engine", *arguments]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def test_closed_standard_streams_are_no_trouble(arguments: list[str]) -> None:
+    short = [*arguments, "--max-tokens", "4"]
+    expected = with_closed((), short)
+    assert (expected.returncode, expected.stderr) == (0, "")
+    for numbers in ((2,), (0, 2)):
+        found = with_closed(numbers, short)
+        assert (found.returncode, found.stdout) == (0, expected.stdout)
+    missing = [arguments[0], "no-such-file.py", *arguments[2:]]
+    found = with_closed((2,), missing)
+    assert (found.returncode, found.stdout) == (1, "")
+    found = with_closed((0, 1), missing)
+    assert found.returncode == 1
+    assert found.stderr.startswith("treeline: ")
+    assert "internal error" not in found.stderr
+    assert with_closed((0, 1, 2), short).returncode == 0
 
 
 def test_a_reader_that_leaves_ends_it_quietly(arguments: list[str]) -> None:

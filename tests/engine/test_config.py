@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,23 @@ def test_a_bad_file_is_named_with_the_key_or_the_line(tmp_path: Path, text: str 
         load_config({}, file, {})
     assert str(error.value).startswith(complaint.format(file=file))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("threads", [0, 1025, 100_000])
+def test_threads_have_bounds(tmp_path: Path, threads: int) -> None:
+    with pytest.raises(TreelineError, match='expected an integer from 1 to 1024, or "auto"$'):
+        load_config({}, write(tmp_path, f"threads = {threads}"), {})
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\tb", "😀"])
+def test_a_key_that_fits_no_header_is_refused_and_not_shown(tmp_path: Path, key: str) -> None:
+    complaint = 'api_key in {} is not usable: expected the key of the server at url, in printable ASCII, or "none"'
+    file = tmp_path / "config.toml"
+    with pytest.raises(TreelineError) as error:
+        load_config({}, write(tmp_path, f"api_key = {json.dumps(key, ensure_ascii=False)}"), {})
+    assert str(error.value) == complaint.format(file)
+    with pytest.raises(TreelineError, match="^the environment variable TREELINE_API_KEY is not usable: expected"):
+        load_config({}, None, {"XDG_CONFIG_HOME": str(tmp_path / "no"), "TREELINE_API_KEY": key})
 
 
 def test_a_bad_variable_is_named(tmp_path: Path) -> None:

@@ -190,6 +190,33 @@ def test_the_fallback_for_clients_without_inline_completion(client: Client, scri
     assert client.request("textDocument/completion", params | {"context": {"triggerKind": 1}})["items"] == [item]
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("return x", "return x"), ("\n    \n    return x", "return x"), ("\n    if x:\n        y", "if x: …")],
+)
+def test_a_menu_shows_the_first_line_that_says_something(
+    client: Client, scripted: ScriptedEngine, text: str, label: str
+) -> None:
+    initialize(client, completionFallback=True)
+    ready(client)
+    scripted.says(text)
+    file = OpenFile(client, "file:///a.py")
+    file.open("def f(x):")
+    params = {"textDocument": {"uri": file.uri}, "position": {"line": 0, "character": 9}}
+    [item] = client.request("textDocument/completion", params)["items"]
+    assert (item["label"], item["textEdit"]["newText"]) == (label, text)
+
+
+def test_a_key_that_fits_no_header_is_said(environment: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "treeline.toml"
+    config.write_text('url = "http://127.0.0.1:9/v1"\napi_key = "schlüssel"\n')
+    with launch(environment, ["--config", str(config)]) as client:
+        initialize(client)
+        status = client.notified("treeline/status", lambda status: status["state"] == "failed")
+        assert "api_key" in status["message"]
+        assert "printable ASCII" in status["message"]
+
+
 def test_a_configuration_that_cannot_be_read(environment: dict[str, str], tmp_path: Path) -> None:
     config = tmp_path / "treeline.toml"
     config.write_text('budget = "plenty"\n')

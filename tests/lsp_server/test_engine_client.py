@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pytest
 
 from engine.errors import TreelineError
 from engine.launch import running
-from engine.request import CompletionRequest
+from engine.request import CompletionChunk, CompletionRequest
 from lsp_server.engine_client import EngineClient, EngineState
+from lsp_server.generation import Generation
+from tests.lsp_server.scripted import place
 from tests.server.serving import private_daemons
 
 REQUEST = CompletionRequest(prefix="def area(width, height):\n    return ", max_tokens=8)
@@ -90,6 +92,44 @@ def test_a_configuration_that_cannot_be_used_is_said(tmp_path: Path, environment
         client.connect()
         await until(lambda: client.state.kind == "failed" and "nothing" in client.state.message)
         await client.close()
+
+    run(check)
+
+
+def test_what_its_client_does_not_expect_is_an_error_too(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('url = "http://127.0.0.1:9/v1"\n')
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("engine.remote.RemoteClient.__init__", fail)
+
+    async def check() -> None:
+        client = EngineClient(lambda state: None, file)
+        client.connect()
+        await until(lambda: client.ready)
+        with pytest.raises(TreelineError, match="the client of the server at url has failed"):
+            await text_of(client)
+        await client.close()
+
+    run(check)
+
+
+def test_a_suggestion_that_breaks_off_for_any_reason_says_so() -> None:
+    async def breaks() -> AsyncGenerator[CompletionChunk]:
+        yield CompletionChunk("a", ())
+        raise UnicodeEncodeError("ascii", "ü", 0, 1, "no")
+
+    async def check() -> None:
+        generation = Generation(place("x = "))
+        ended: list[Generation] = []
+        generation.run(breaks(), lambda _: None, ended.append)
+        await until(lambda: bool(ended))
+        assert (generation.text, generation.broken) == ("a", True)
+        assert generation.error == "internal error (UnicodeEncodeError)"
 
     run(check)
 

@@ -105,8 +105,9 @@ def test_the_menus_selection_is_a_forced_prefix(file: OpenFile, scripted: Script
     assert scripted.asked[-1].prompt == "value = array_of"
     assert item["insertText"] == "array_of(0)"
     assert item["range"] == span((0, 8), (0, 11))
-    [again] = file.complete((0, 11), kind=2, selected=((0, 8), (0, 11), "array_of"))
-    assert again == item
+    for start, end in (((0, 8), (0, 11)), ((0, 11), (0, 8))):  # ends may come in the wrong order
+        [again] = file.complete((0, 11), kind=2, selected=(start, end, "array_of"))
+        assert again == item
     scripted.says(".real")
     [other] = file.complete((0, 11), kind=2, selected=((0, 8), (0, 11), "arrow"))
     assert other["insertText"] == "arrow.real"

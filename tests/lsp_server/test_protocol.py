@@ -276,14 +276,41 @@ def test_the_process_ends_with_its_parent(fresh: Client) -> None:
     assert f"process {editor.pid}, the editor, is gone" in "".join(fresh.log)
 
 
-def test_a_parent_of_another_machine_means_nothing(fresh: Client) -> None:
+@pytest.mark.parametrize("number", [None, 2**40])
+def test_a_parent_of_another_machine_means_nothing(fresh: Client, number: int | None) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    fresh.request("initialize", {"processId": gone.pid, "rootUri": None, "capabilities": {}})
+    fresh.request("initialize", {"processId": number or gone.pid, "rootUri": None, "capabilities": {}})
     fresh.notify("initialized", {})
+    fresh.notified("treeline/status", lambda status: status["state"] == "ready")
+    assert not [line for line in fresh.log if "error" in line]
     fresh.request("shutdown")
     fresh.notify("exit")
     assert fresh.finish() == 0
+
+
+def test_a_folder_that_has_no_path_is_none_of_ours(fresh: Client) -> None:
+    folders = [{"uri": "file://[x", "name": "strange"}]
+    given = {"processId": None, "rootUri": None, "workspaceFolders": folders, "capabilities": {}}
+    assert fresh.request("initialize", given)["capabilities"]
+    fresh.notify("initialized", {})
+    file = OpenFile(fresh, "file:///nowhere/a.py")
+    file.open("x = ")
+    fresh.notified("treeline/status", lambda status: status["state"] == "ready")
+    assert file.complete()
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_closed_standard_streams(environment: dict[str, str], closed: int) -> None:
+    code = f"import os, sys\nos.close({closed})\nos.execv(sys.executable, [sys.executable, '-m', 'lsp_server'])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    if closed != 2:
+        assert ran.stderr == (
+            b"treeline-lsp: standard input or output is closed: an editor starts this with both, or names --tcp\n"
+        )
 
 
 def test_a_living_parent_is_let_alone(fresh: Client) -> None:

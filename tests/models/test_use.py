@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.cli import main
 from engine.config import load_config
 from engine.config_file import set_model
+from engine.errors import TreelineError
 
 
 def test_the_choice_is_what_the_configuration_says(
@@ -58,6 +62,25 @@ def test_the_rest_of_the_file_stays(tmp_path: Path, before: str, after: str) -> 
     set_model(file, "x")
     assert file.read_text(encoding="utf-8") == after
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_leaves_the_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("threads = 4\n")
+    make = tempfile.NamedTemporaryFile
+
+    def on_a_full_disk(*arguments: Any, **options: Any) -> Any:
+        made = make(*arguments, **options)
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, made.fileno())
+        os.close(full)
+        return made
+
+    monkeypatch.setattr("engine.config_file.tempfile.NamedTemporaryFile", on_a_full_disk)
+    with pytest.raises(TreelineError, match=f"cannot write the configuration {file}: No space left on device"):
+        set_model(file, "x")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "threads = 4\n"
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

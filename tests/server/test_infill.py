@@ -9,6 +9,7 @@ tools/server/README.md in ggml-org/llama.cpp.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -124,6 +125,11 @@ def ask(server: Served, body: object) -> httpx.Response:
     return httpx.post(f"{server.url}/infill", json=body, headers=server.headers, timeout=60)
 
 
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the events of a stream, or the one answer."""
+    return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
+
+
 def text_of(engine: Engine, body: dict[str, object]) -> str:
     request = CompletionRequest(
         PREFIX + MIDDLE,
@@ -181,6 +187,12 @@ def test_llama_vims_instructions_are_chats_and_their_warming_says_nothing(chat_s
     assert warmed["choices"][0]["message"]["content"] == ""
     assert warmed["usage"]["completion_tokens"] <= 1
     usage = {"stream_options": {"include_usage": True}, "n_predict": 12}  # asked for by the test alone
+    with httpx.stream(
+        "POST", url, json=VIM_INSTRUCTION_WARMING | {"stream": True}, headers=headers, timeout=60
+    ) as response:
+        warmed = [json.loads(line[6:])["choices"][0] for line in response.iter_lines() if line[6:7] == "{"]
+    assert not any(piece["delta"].get("content") for piece in warmed)
+    assert warmed[-1]["finish_reason"]
     with httpx.stream("POST", url, json=VIM_INSTRUCTION | usage, headers=headers, timeout=60) as response:
         lines = [line for line in response.iter_lines() if line]
     assert all(line.startswith("data: ") for line in lines)
@@ -210,11 +222,17 @@ def test_time_runs_from_the_first_token_and_waits_for_a_line(monkeypatch: pytest
     assert not unlimited(CompletionChunk("\n", (1,)))
 
 
-def test_a_time_limit_ends_the_text_early(server: Served) -> None:
-    endless = {"input_prefix": "numbers = [\n", "n_predict": -1, "temperature": 1.5, "seed": 3}
-    answer = ask(server, endless | {"t_max_predict_ms": 1}).json()
-    assert answer["stop_type"] in ("limit", "eos")
-    assert answer["tokens_predicted"] < 200
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_time_limit_ends_the_text_early(server: Served, stream: bool) -> None:
+    endless = {"input_prefix": "numbers = [\n", "n_predict": -1, "temperature": 1.5, "seed": 3, "stream": stream}
+    limited, free = (events_of(ask(server, endless | {"t_max_predict_ms": limit}))[-1] for limit in (1, None))
+    assert limited["stop_type"] in ("limit", "eos")
+    assert limited["tokens_predicted"] < min(200, free["tokens_predicted"])
+
+
+def test_a_stream_for_no_tokens_gives_none(server: Served) -> None:
+    events = events_of(ask(server, VSCODE_WARMING | {"stream": True}))
+    assert [(event["content"], event["stop"]) for event in events] == [("", True)]
 
 
 def test_a_stream_ends_with_the_whole_account(server: Served, engine: Engine) -> None:

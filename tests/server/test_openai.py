@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.completion_choice import Logprobs
 
 from engine.engine import Engine
 from engine.request import CompletionRequest, SamplingParams
@@ -111,6 +113,48 @@ def test_logprobs(client: OpenAI) -> None:
     assert found.text_offset[0] == 0
 
 
+def logprobs_of(client: OpenAI, prompt: str, **options: object) -> tuple[Logprobs, Logprobs, str]:
+    """Return the log-probabilities of a completion as a whole and put together from a stream, and its text."""
+    given = {"model": "x", "prompt": prompt, "temperature": 0, "max_tokens": 12, "logprobs": 20, **options}
+    (choice,) = client.completions.create(**given).choices  # type: ignore[call-overload]
+    pieces = [piece.choices[0] for piece in client.completions.create(**given, stream=True)]  # type: ignore[call-overload]
+    parts = [piece.logprobs for piece in pieces if piece.logprobs]
+    fields = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    streamed = Logprobs(**{field: [each for part in parts for each in getattr(part, field)] for field in fields})
+    assert "".join(piece.text for piece in pieces) == choice.text
+    return choice.logprobs, streamed, choice.text
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "def area(width, height):\n    retu", "word = 'naïve 日本語', '日本"])
+def test_offsets_are_places_in_the_text(client: OpenAI, prompt: str) -> None:
+    whole, streamed, text = logprobs_of(client, prompt)
+    assert streamed == whole
+    assert whole.tokens
+    assert whole.text_offset
+    ends = [*whole.text_offset[1:], len(text)]
+    shown = [text[start:end] for start, end in zip(whole.text_offset, ends, strict=True)]
+    assert "".join(shown) == text
+    if text.isascii():
+        typed = "".join(whole.tokens).removesuffix(text)  # token healing: said once more, but no part of the text
+        assert prompt.endswith(typed)
+        assert shown[0] == whole.tokens[0].removeprefix(typed)
+        assert shown[1:] == whole.tokens[1:]
+    else:
+        assert any(token.startswith("bytes:") for token in whole.tokens)
+
+
+def test_parts_of_a_character_are_told_apart(client: OpenAI) -> None:
+    found, _, _ = logprobs_of(client, "flags = ['🌲', '🌳', '", temperature=2, seed=3)
+    assert found.top_logprobs
+    assert found.tokens
+    spelled = [key for best in found.top_logprobs for key in best]
+    parts = [key for key in spelled if key.startswith("bytes:")]
+    assert all(re.fullmatch(r"bytes:(\\x[0-9a-f]{2})+", part) for part in parts)
+    assert parts
+    assert not any("\ufffd" in key for key in [*spelled, *found.tokens])
+    assert {len(best) for best in found.top_logprobs} == {20}
+
+
 def test_a_chat_answers_whole_and_in_pieces(chat: OpenAI) -> None:
     options = {"model": "chatty", "messages": TURN, "max_tokens": 12, "temperature": 0}
     answer = chat.chat.completions.create(**options)  # type: ignore[call-overload]
@@ -190,6 +234,17 @@ WRONG = [
     ({"prompt": "x", "logprobs": 500}, "logprobs"),
     ({"prompt": "x", "echo": True}, "echo"),
 ]
+OUT_OF_BOUNDS = [  # each could be of another type too, which was not what was wrong
+    ({"prompt": "x", "stop": ["a"] * 17}, "stop: List should have at most 16 items after validation, not 17"),
+    ({"prompt": []}, "prompt: List should have at least 1 item after validation, not 0"),
+    ({"prompt": ["x"] * 17}, "prompt: List should have at most 16 items after validation, not 17"),
+]
+
+
+@pytest.mark.parametrize(("body", "complaint"), OUT_OF_BOUNDS)
+def test_too_many_or_too_few_are_said(server: Served, body: dict[str, object], complaint: str) -> None:
+    response = httpx.post(f"{server.url}/v1/completions", json=body, headers=server.headers)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, complaint)
 
 
 @pytest.mark.parametrize(("body", "param"), WRONG)

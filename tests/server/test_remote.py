@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pytest
 from engine.config import EngineConfig, read_config
 from engine.engine import Engine
 from engine.errors import TreelineError
-from engine.remote import RemoteClient
+from engine.remote import RemoteClient, _body
 from engine.request import ChatMessage, CompletionRequest, SamplingParams, StopRules
 from tests.server.serving import TOKEN, Served, private
 
@@ -45,6 +48,19 @@ def test_the_rules_where_a_text_ends_hold_elsewhere_too(server: Served, engine: 
     found = list(remote(server).stream(request))
     assert "".join(chunk.text for chunk in found) == "".join(chunk.text for chunk in expected)
     assert found[-1].finish_reason == expected[-1].finish_reason
+
+
+SAMPLINGS = [SamplingParams(1.9, top_k=1, seed=1), SamplingParams(repetition_penalty=1.9)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_all_of_the_sampling_is_sent(server: Served, engine: Engine, sampling: SamplingParams) -> None:
+    request = CompletionRequest("x = [1, 1, 1, ", max_tokens=32, sampling=sampling)
+    assert text_of(remote(server), request) == "".join(chunk.text for chunk in engine.complete(request))
+
+
+def test_servers_that_hold_to_openais_api_are_not_told_of_defaults() -> None:
+    assert not {"top_k", "repetition_penalty"} & set(_body(REQUEST)[1])
 
 
 def test_conversations_and_errors_pass_through(server: Served, chat_server: Served) -> None:
@@ -164,6 +180,66 @@ def test_line_separators_within_the_text_do_not_part_an_event() -> None:
         assert text_of(RemoteClient(EngineConfig(model="m", url=url))) == text
 
 
+@contextmanager
+def falling_silent(said: bytes) -> Iterator[str]:
+    """A server that says so much to each connection, and nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        opened: list[socket.socket] = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # closed below
+                while True:
+                    opened.append(listening.accept()[0])
+                    opened[-1].sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in opened:
+            each.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "text"),
+    [
+        ("m", b"", ""),
+        ("bundled", b"", ""),
+        ("m", HEAD, ""),
+        ("m", HEAD + sse({"choices": [{"text": "a b"}]}) + b'data: {"choices', "a b"),
+    ],
+)
+def test_a_deadline_ends_what_a_silent_server_does_not(
+    monkeypatch: pytest.MonkeyPatch, model: str, said: bytes, text: str
+) -> None:
+    monkeypatch.setattr("engine.remote.READ_SECONDS", 20.0)  # for this to fail before long
+    request = replace(REQUEST, deadline_ms=400.0)
+    with falling_silent(said) as url:
+        client = RemoteClient(EngineConfig(model=model, url=url))
+        for _ in range(2):
+            *_, last = chunks = list(client.stream(request))
+            assert "".join(chunk.text for chunk in chunks) == text
+            assert last.finish_reason == "deadline"
+
+
+def test_a_deadline_that_is_not_reached_changes_nothing(server: Served) -> None:
+    client = remote(server)
+    expected = text_of(client)
+    chunks = list(client.stream(replace(REQUEST, deadline_ms=600_000.0)))
+    assert "".join(chunk.text for chunk in chunks) == expected
+    assert chunks[-1].finish_reason == "length"
+    assert text_of(client) == expected
+
+
+def test_halves_of_characters_are_no_trouble() -> None:
+    with answering(200, sse({"choices": [{"text": "a\ud800b"}]}), "text/event-stream") as url:
+        assert text_of(RemoteClient(EngineConfig(model="m", url=url)), replace(REQUEST, prefix="x\udc00")) == "a?b"
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no.such.host.invalid/v1"])
 def test_a_server_that_is_not_there_is_said(url: str) -> None:
     with pytest.raises(
@@ -172,9 +248,14 @@ def test_a_server_that_is_not_there_is_said(url: str) -> None:
         text_of(RemoteClient(EngineConfig(model="m", url=url)))
 
 
-@pytest.mark.parametrize("value", ['"host/v1"', '"ftp://host"', '"http://"', "3", '"http://a b"'])
-def test_a_url_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
+NO_URL = ["host/v1", "ftp://host", "http://", "http://a b", "http://host:99999/v1", "http://host:port/v1", "http://host:0",
+          "http://[::1/v1", "http://[x]/v1", "http://:80/v1", "http://a..b/v1", f"http://{'a' * 64}/v1",
+          "http://a\u200bb/v1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [3, *NO_URL])
+def test_a_url_that_is_none_is_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "treeline.toml"
-    path.write_text(f"url = {value}\n")
+    path.write_text(f"url = {json.dumps(value)}\n")
     with pytest.raises(TreelineError, match="expected an address such as https://host/v1"):
         read_config(path)

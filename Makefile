@@ -58,10 +58,11 @@ runs/cases.jsonl: benchmarks/make_cases.py training/manifest.json | $(VENV)/.dev
 package: $(VENV)/.dev vsix ## build the wheel, the source distribution and the extension for VS Code into dist/
 	@$(BIN)/python -m hatchling build
 
-# The extension carries the server's wheel: what it installs is what it was tested with.
+# The extension carries the server's wheel and the versions of what that needs: what it installs is what was tested.
 vsix: node_modules/.installed
 	@rm -rf vscode-extension/server
 	@$(BIN)/python -m hatchling build --target wheel --directory vscode-extension/server >/dev/null
+	@cp constraints.txt vscode-extension/server/
 	@$(NPM) run --silent package --workspace vscode-extension
 
 extension-test: node_modules/.installed ## lint and test the extension's own code
@@ -105,7 +106,7 @@ $(VENV)/bin/python:
 		{ rm -rf $(VENV); echo "$(PYTHON) cannot create environments: install its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing Treeline and PyTorch into $(VENV): 1.2 GB, a minute on an idle machine ..."
+	@echo "Installing Treeline and PyTorch into $(VENV): 1.2 GB, with standard wheels for Linux several (CONTRIBUTING.md) ..."
 	@SECONDS=0; $(PIP) --editable '.[lsp,server]'; touch $@; echo "Installed in $$SECONDS s."
 
 # AutoAWQ asks for more than it imports on a CPU, which is in the dev extra.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import TreelineError
+from engine.extras import installing
 
 VERSION = "0.2.9"
 _SAMPLED_TOKENS = 512  # that its search for clipping looks at
@@ -28,7 +29,7 @@ def require() -> None:
             import_module("awq")
     except ImportError as error:
         raise TreelineError(
-            f"AutoAWQ cannot be imported ({error}): pip install 'treeline[quantize]', or without its GPU-only"
+            f"AutoAWQ cannot be imported ({error}): {installing('quantize')}, or without its GPU-only"
             f" dependencies: pip install --no-deps autoawq=={VERSION} && pip install accelerate datasets transformers"
         ) from None
 

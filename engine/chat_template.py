@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import ContextOverflowError, TreelineError
+from engine.hub import name_of
 from engine.prompt import Prompt
 from engine.request import ChatMessage, CompletionRequest
 from engine.tokenizer import Tokenizer
@@ -19,6 +22,7 @@ class ChatTemplate:
     def __init__(self, directory: Path) -> None:
         """`directory`: the checkpoint's, with `chat_template` in tokenizer_config.json or chat_template.jinja."""
         self._directory = directory
+        self._name = name_of(directory)  # in messages, which go to clients on other machines, too
         self._loaded: Any = None
 
     def render(self, messages: Sequence[ChatMessage]) -> list[int]:
@@ -33,7 +37,7 @@ class ChatTemplate:
         try:
             ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
         except (TemplateError, ValueError, TypeError) as error:
-            raise TreelineError(f"{self._directory}: the chat template refuses these messages: {error}") from error
+            raise TreelineError(f"{self._name}: the chat template refuses these messages: {error}") from error
         return cast("list[int]", list(ids))
 
     def _tokenizer(self) -> Any:
@@ -44,16 +48,29 @@ class ChatTemplate:
 
         loader: Any = AutoTokenizer
         try:
-            tokenizer = loader.from_pretrained(str(self._directory), trust_remote_code=False)
+            with _without_advice():
+                tokenizer = loader.from_pretrained(str(self._directory), trust_remote_code=False)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise TreelineError(f"{self._directory}: its tokenizer cannot be loaded for chat: {reason}") from error
+            reason = str(error).splitlines()[0].replace(str(self._directory), self._name)
+            raise TreelineError(f"{self._name}: its tokenizer cannot be loaded for chat: {reason}") from error
         if not tokenizer.chat_template:
             raise TreelineError(
-                f"{self._directory}: this model has no chat template: it only completes code; choose an Instruct one"
+                f"{self._name}: this model has no chat template: it only completes code; choose an Instruct one"
             )
         self._loaded = tokenizer
         return tokenizer
+
+
+@contextmanager
+def _without_advice() -> Generator[None]:
+    """Keep transformers from warning of what a configuration says of the model, such as its RoPE: none is loaded."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def build_chat_prompt(request: CompletionRequest, tokenizer: Tokenizer, template: ChatTemplate, window: int) -> Prompt:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from typer.main import get_command
 
 from engine import (
     __version__,
@@ -172,11 +173,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> object:
     try:
-        return app(args=arguments, prog_name="treeline", standalone_mode=False)
+        return _command()(args=arguments, prog_name="treeline", standalone_mode=False)
     except typer.Abort:
         return INTERRUPTED
     except _USAGE_ERROR as error:
         return complain(_usage_line(error), USAGE)
+
+
+def _command() -> Any:
+    """All commands in one, whose help shows flags without a value: typer would have them take a `<bool>`."""
+    root: Any = get_command(app)
+    commands = [root]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for option in (*command.params, command.get_help_option(typer.Context(command))):
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+    return root
 
 
 def _usage_line(error: Exception) -> str:

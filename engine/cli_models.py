@@ -155,7 +155,12 @@ def remove(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> int:
-    """Delete a model's files, and those of its drafter unless another model that is here drafts with it."""
+    """Delete a model's files, and those of its drafter unless another model that is here drafts with it.
+
+    What was made of them to stream from is deleted, too.
+    """
+    if not _repositories(name):
+        raise TreelineError("the bundled pair is part of Treeline and is not removed")
     here = {each.id: each for each in stored()}
     going = [each for each in _repositories(name) if each in here]
     targets = {preset.target for preset in PRESETS if preset.target in here and preset.target not in going}
@@ -164,12 +169,26 @@ def remove(
     if not going:
         raise TreelineError(f"nothing of {name} is on this machine: see `treeline models list`")
     for repository in going:
-        question = f"Delete {repository}, {_spelled(here[repository].size)}?"
-        if not yes and not _agreed(question):
+        repacked = _repacked(repository)
+        what = f"{repository}, {_spelled(here[repository].size)}"
+        if repacked:
+            size = sum(file.stat().st_size for file in repacked)
+            what += f", and its copy to stream from, {_spelled(size)} in {repacked[0].parent}"
+        if not yes and not _agreed(f"Delete {what}?"):
             return 1
+        for file in repacked:
+            file.unlink(missing_ok=True)
         shutil.rmtree(pull.folder(repository))
-        print(f"deleted {repository}", file=sys.stderr)
+        print(f"deleted {what}", file=sys.stderr)
     return 0
+
+
+def _repacked(repository: str) -> list[Path]:
+    """Return the files that `--memory` or `treeline repack` has made of a repository."""
+    from engine.offload.store import store_files
+
+    snapshots = sorted((pull.folder(repository) / "snapshots").glob("*"))
+    return [file for snapshot in snapshots for file in store_files(snapshot)]
 
 
 def _agreed(question: str) -> bool:

@@ -12,6 +12,7 @@ import typer
 from engine import cli_options as options
 from engine.cli_exit import leaving_at_ctrl_c
 from engine.config import parse_size
+from engine.document import read_document
 from engine.terminal import counting_bar, loading_bar, write_json
 
 if TYPE_CHECKING:
@@ -149,13 +150,13 @@ def bench_offload(
     settings = options.make_config({"model": model, "drafter": drafter, "memory": memory, "threads": threads}, config)
     if settings.memory is None:
         raise typer.BadParameter("a size is needed", param_hint="--memory")
+    text = None if prompt is None else read_document(str(prompt)).text
     from engine import bench_offload as bench
 
-    text = bench.PROMPT if prompt is None else prompt.read_text(encoding="utf-8")
     with loading_bar() as progress:
         engine, loaded, computing = bench.load(settings, progress)
     with counting_bar("measuring", rounds * len(bench.ROWS) + 2) as progress:
-        request = bench.default_request(text, max_tokens)
+        request = bench.default_request(text or bench.PROMPT, max_tokens)
         answer = bench.bench_offload(engine, loaded, computing, request, rounds, progress)
     engine.close()
     if as_json:
@@ -205,7 +206,8 @@ def _print_plan(report: PlanReport) -> None:
     )
     link = f", link {report.link / 1e9:.1f} GB/s" if report.link else ""
     cost = f", {1e9 * report.reading:.3f} s of computing lost per GB read" if report.reading else ""
-    console.print(f"disk {report.disk / 1e9:.2f} GB/s{cost}{link}", highlight=False)
+    disk = f"{report.disk / 1e9:.2f} GB/s" if report.disk else "not measured"
+    console.print(f"disk {disk}{cost}{link}", highlight=False)
     passes = _table("rows of a pass", *(str(rows) for rows, _ in report.passes))
     passes.add_row("seconds", *(f"{seconds:.3f}" for _, seconds in report.passes))
     console.print(passes)

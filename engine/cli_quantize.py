@@ -22,7 +22,7 @@ EXAMPLES = """
 
   treeline quantize my-coder my-coder-awq --calibration ~/src/project --group-size 64
 
-[dim]Needs AutoAWQ: pip install 'treeline\\[quantize]'. An interrupted run leaves nothing behind and starts again.[/dim]
+[dim]Needs AutoAWQ; in the clone: .venv/bin/pip install -e '.\\[quantize]'. An interrupted run leaves nothing.[/dim]
 """
 
 

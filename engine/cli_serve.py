@@ -12,6 +12,7 @@ import typer
 from engine import cli_options as options
 from engine import launch
 from engine.errors import TreelineError
+from engine.extras import installing
 from engine.terminal import write_json
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
@@ -66,7 +67,7 @@ def serve(
     names |= {"verification": verification, "layout": layout, "threads": threads}
     settings = options.make_config(names, config)
     if not launch.can_serve():
-        raise TreelineError("serving needs the extra `server`: pip install 'treeline[server]'")
+        raise TreelineError(f"serving needs the extra `server`: {installing('server')}")
     from engine.server.daemon import AlreadyRunning, ServeOptions
     from engine.server.daemon import serve as run
 
@@ -138,7 +139,10 @@ def status(as_json: AsJson = False) -> int:
 @app.command()
 def stop() -> int:
     """End the engines that run in the background; what they are answering ends with what there is."""
-    for each in list(launch.running(os.environ)):
+    found = list(launch.running(os.environ))
+    for each in found:
         launch.stop(each.pid, each.files)
         print(f"ended process {each.pid}", file=sys.stderr)
+    if not found:
+        print("no engine runs: there is nothing to end", file=sys.stderr)
     return 0

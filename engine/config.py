@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from engine.errors import TreelineError
 from engine.models import preset_settings
+from engine.request import MAX_BUDGET
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -174,7 +175,7 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         "dtype": _one_of("auto", "float32", "float16", "bfloat16"),
         "memory": _or_auto(Setting(_size, 'a size such as "8GiB", "12GB" or "800M"', number=True)),
         "context_length": _or_auto(_integer(64)),
-        "budget": _or_auto(_integer(1)),
+        "budget": _or_auto(_integer(1, MAX_BUDGET)),
         "verification": _one_of("keyed", "sequoia"),
         "layout": _or_auto(Setting(_name, "the name of a prompt layout")),
         "threads": _or_auto(_integer(1, MAX_THREADS)),
@@ -220,17 +221,21 @@ def read_config(path: Path) -> dict[str, object]:
         raise TreelineError(_toml_message(path, error)) from None
     except UnicodeDecodeError as error:
         raise TreelineError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except FileNotFoundError:
+        raise TreelineError(
+            f"the configuration {path} does not exist: name one that does, or none (--config, TREELINE_CONFIG)"
+        ) from None
     except OSError as error:
         raise TreelineError(f"cannot read the configuration {path}: {error.strerror}") from None
     return {key: _from_file(path, key, value) for key, value in table.items()}
 
 
-def _toml_message(path: Path, error: tomllib.TOMLDecodeError) -> str:
+def _toml_message(path: Path | str, error: tomllib.TOMLDecodeError) -> str:
     message = str(error)
     place = re.search(r"\(at line (\d+), column (\d+)\)", message)
-    if place is None:  # "(at end of document)"
-        return f"{path}: {message}"
-    return f"{path}:{place[1]}:{place[2]}: {message[: place.start()].strip()}"
+    if place is not None:
+        path, message = f"{path}:{place[1]}:{place[2]}", message[: place.start()].strip()  # else "(at end of document)"
+    return f'{path}: {message}: settings are lines of TOML, such as model = "bundled" or threads = 4'
 
 
 def _from_file(path: Path, key: str, value: object) -> object:

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import Cancelled
+from engine.errors import Cancelled, TreelineError
 from engine.request import SamplingParams
 from engine.roles import Target
 from engine.sampling import Sampler
 from engine.speculation.ahead import DraftingAhead
-from engine.speculation.budget import AutoBudget
 from engine.speculation.drafter import Asked, ModelDrafter
-from engine.speculation.frontier import AnyCost
+from engine.speculation.frontier import GrowthPolicy
 from engine.speculation.ngram import NgramDrafter
 from engine.speculation.sequoia import Probabilities, sequoia_verify
 from engine.speculation.static import Shape
@@ -49,7 +48,7 @@ class Speculation:
 
     drafter: ModelDrafter | None
     ngrams: NgramDrafter
-    policy: AutoBudget | AnyCost
+    policy: GrowthPolicy
     nodes: int
     shape: Shape | None = None
 
@@ -103,12 +102,12 @@ class Decoding:
         return self._target.reset(self.tokens, user=self)
 
     def confidence(self, cancelled: Asked) -> float:
-        """Return how probable the drafter's best next token is in its eyes; 1 where there is no drafter.
+        """Return how probable the drafter's best next token is in its eyes; 1 where there is no drafter that can say.
 
         Raises Cancelled.
         """
         drafter = self._speculation.drafter if self._speculation else None
-        if drafter is None:
+        if drafter is None or len(self.tokens) > drafter.context:
             return 1.0
         try:
             return drafter.confidence(self.tokens, cancelled, self._allowed_here())
@@ -143,6 +142,10 @@ class Decoding:
         with self._meanwhile(len(tree)):
             logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
         pass_seconds = time.perf_counter() - before_pass
+        if not logits[0].sum().isfinite():
+            raise TreelineError(
+                "the target's logits are no finite numbers: its weights are damaged, or its dtype too small"
+            )
         verdict = decide(logits)
         if self._keep_logits:
             self.logits = logits[[0, *verdict.nodes]]
@@ -170,13 +173,10 @@ class Decoding:
         speculation = self._speculation
         depth = min(most - 1, MAX_DEPTH, self._target.context - len(self.tokens))
         if speculation and depth > 0:
-            if (
-                speculation.shape
-                and speculation.drafter
-                and self._sampler.params.temperature > 0
-                and not self._required
-            ):
-                return tree, self._draw(tree, speculation.drafter, speculation.shape, cancelled)
+            if speculation.shape and self._sampler.params.temperature > 0 and not self._required:
+                drawn = self._draw(tree, speculation, depth, cancelled)
+                if drawn:
+                    return tree, drawn
             tree = self._grow(tree, speculation, depth, cancelled)
         return tree, lambda logits: verify(tree, self._chooser(logits))
 
@@ -205,14 +205,18 @@ class Decoding:
         return sorted(scored, key=lambda each: -each[1])
 
     def _draw(
-        self, tree: TokenTree, drafter: ModelDrafter, shape: Shape, cancelled: Asked
-    ) -> Callable[[Tensor], Verdict]:
-        """Draw the tree from the drafter's distribution, filtered as the target's is."""
+        self, tree: TokenTree, speculation: Speculation, depth: int, cancelled: Asked
+    ) -> Callable[[Tensor], Verdict] | None:
+        """Draw the tree from the drafter's distribution, filtered as the target's is; None where no drafter can."""
+        drafter, shape = speculation.drafter, speculation.shape
+        depth = min(depth, drafter.context - len(self.tokens)) if drafter else 0
+        if drafter is None or shape is None or depth < 1:
+            return None
 
         def distribution(row: Tensor, path: Sequence[int]) -> Probabilities:
             return self._sampler.distribution(row, self.tokens + list(path))
 
-        drawn_from = drafter.sample(tree, self.tokens, shape, distribution, self._random, cancelled)
+        drawn_from = drafter.sample(tree, self.tokens, shape, distribution, self._random, depth, cancelled)
         return lambda logits: sequoia_verify(
             tree, drawn_from.__getitem__, lambda node, path: distribution(logits[node], path), self._random
         )

@@ -15,6 +15,7 @@ from engine import __version__, hub, launch
 from engine.config import EngineConfig, config_path, load_config
 from engine.disk import free_space
 from engine.errors import TreelineError
+from engine.extras import installing
 from engine.models import GIB, PRESETS
 
 Verdict = Literal["ok", "note", "problem"]
@@ -109,8 +110,8 @@ def _torch() -> Iterator[Finding]:
         yield Finding(
             "CPU kernels",
             "note",
-            f"{cores} cores; {missing}, so torch's slower ones are used",
-            "install g++ or clang++",
+            f"{cores} cores; {missing}, so torch's operators are used: completions take tens of times as long",
+            "install g++ (on Debian: apt install g++) or clang++",
         )
 
 
@@ -129,7 +130,7 @@ def _extra(what: str, packages: tuple[str, ...], extra: str) -> Finding:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            return Finding(what, "note", f"{name} is not installed", f"pip install 'treeline[{extra}]'")
+            return Finding(what, "note", f"{name} is not installed", installing(extra))
     return Finding(what, "ok", ", ".join(found))
 
 

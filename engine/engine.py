@@ -37,7 +37,7 @@ from engine.speculation.ngram import NgramDrafter
 from engine.speculation.static import best_shape
 from engine.tokenizer import Tokenizer
 
-AUTO_NODES = 64  # most draft nodes of a tree whose size follows measured costs
+AUTO_NODES = 63  # with the root, 64 rows: most draft nodes of a tree whose size follows measured costs
 SHAPE_NODES, SHAPE_DEPTH = 16, 8  # of a tree that is drawn (Sequoia), where the user names no budget
 REMEMBERED = 16  # tokens before a completion that are kept with it, as the key to find it by
 LoadProgress = Callable[[str, int, int], None]  # phase, done, in all
@@ -180,7 +180,8 @@ class Engine:
                     text = _push(output, tokens)
                     branches = reader.read(tokens, decoding.alternatives)
                     undecided = False
-                clock.mark(text)
+                    if tokens:
+                        clock.mark(text)
             except Cancelled:
                 text = output.finish("cancelled" if cancelled() else "deadline")
             new = tuple(output.generated[shown:])
@@ -222,7 +223,9 @@ class Engine:
 
     def _new_lane(self) -> _Lane:
         target, drafter = self._models
-        return _Lane(Target(target), ModelDrafter(Draft(drafter)) if drafter else None, NgramDrafter())
+        return _Lane(
+            Target(target), ModelDrafter(Draft(drafter, target.config.vocab_size)) if drafter else None, NgramDrafter()
+        )
 
     def _lane_of(self, request: CompletionRequest) -> _Lane:
         if not request.messages:

@@ -67,14 +67,14 @@ def resolve(name: str, role: str = "model") -> Path:
         return _bundled(name)
     preset = find_preset(name)
     if preset is not None:
-        return _cached(preset.target, role)
+        return _cached(preset.target, role, name)  # of a preset's name, both target and drafter are pulled
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         raise TreelineError(f"the {role} {name} is a file: give the directory that holds config.json and the weights")
     if is_id(name):
-        return _cached(name, role)
+        return _cached(name, role, name)
     if path.is_absolute() or "/" in name or "\\" in name or name.startswith((".", "~")):
         raise TreelineError(f"the {role} {name} does not exist: give a directory with config.json and the weights")
     raise TreelineError(f"the {role} {unknown(name)}")
@@ -98,13 +98,24 @@ def _bundled(name: str) -> Path:
     return path
 
 
-def _cached(repository: str, role: str) -> Path:
+def _cached(repository: str, role: str, name: str) -> Path:
     path = downloaded(repository)
     if path is None:
         raise TreelineError(
-            f"the {role} {repository} is not on this machine: download it with `treeline models pull {repository}`"
+            f"the {role} {repository} is not on this machine: download it with `treeline models pull {name}`"
         )
     return path
+
+
+def name_of(directory: Path) -> str:
+    """Return what the model in `directory` is called: never where it lies, which is nobody else's business."""
+    bundled = next((name for name, path in _BUNDLED.items() if path == directory), None)
+    if bundled is not None:
+        return bundled
+    entry = directory.parent.parent.name  # of the Hugging Face cache, where folders are called by revisions
+    if directory.parent.name == "snapshots" and entry.startswith("models--"):
+        return entry.removeprefix("models--").replace("--", "/", 1)
+    return directory.name
 
 
 def downloaded(repository: str) -> Path | None:

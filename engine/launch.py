@@ -19,6 +19,7 @@ from typing import cast
 
 from engine.config import REACHING, EngineConfig
 from engine.errors import Cancelled, TreelineError
+from engine.extras import installing
 from engine.runtime import DaemonFiles, absolute, daemon_files, read_address, runtime_directory
 
 START_SECONDS = 60.0  # until a started daemon can be connected to; loading comes after that
@@ -138,7 +139,7 @@ class _Start:
 
     def __init__(self, config: EngineConfig, environment: Mapping[str, str]) -> None:
         if not can_serve():
-            raise TreelineError("the daemon needs the extra `server`: pip install 'treeline[server]', or --no-daemon")
+            raise TreelineError(f"the daemon needs the extra `server`, or --no-daemon: {installing('server')}")
         idle = None if config.idle_minutes is None else 60.0 * config.idle_minutes
         # Every user of the machine can read the command line: nothing in it that only clients need, a key least of all.
         settings = {key: value for key, value in asdict(absolute(config)).items() if key not in REACHING}

@@ -51,21 +51,18 @@ class _Parts:
     suffix: list[int]
 
 
-def build_prompt(
-    request: CompletionRequest, tokenizer: Tokenizer, layout: PromptLayout, window: int, reserve: int = 0
-) -> Prompt:
-    """Lay out `request` for a model that holds `window` tokens, `reserve` of which stay free for draft branches.
+def build_prompt(request: CompletionRequest, tokenizer: Tokenizer, layout: PromptLayout, window: int) -> Prompt:
+    """Lay out `request` for a model that holds `window` tokens.
 
-    The completion's own tokens are set aside as well, at most half the window. Raises TreelineError if the window is
-    too small for any prompt.
+    The completion's own tokens are set aside, at most half the window. Raises TreelineError if the window is too small
+    for any prompt.
     """
-    room = window - reserve
-    max_new = max(1, min(request.max_tokens, room // 2))
+    max_new = max(1, min(request.max_tokens, window // 2))
     if not request.suffix.strip() and not layout.fim_without_suffix:
         layout = replace(layout, fim=())
-    budget = room - max_new - len(layout.fim) - 2
+    budget = window - max_new - len(layout.fim) - 2
     if budget < _SMALLEST:
-        raise TreelineError(f"a context of {window} tokens, {reserve} of them reserved, leaves no room for a prompt")
+        raise TreelineError(f"a context of {window} tokens leaves no room for a prompt")
     parts = _fill(request, tokenizer, layout, budget)
     kept, dropped, required = parts.prefix, list[int](), b""
     if layout.heal:
@@ -80,7 +77,7 @@ def build_prompt(
         required=required,
         dropped=tuple(dropped),
         stop_ids=frozenset((*tokenizer.eos_ids, *(token for token in stops if token is not None))),
-        max_new=min(max_new, room - len(ids)),
+        max_new=min(max_new, window - len(ids)),
         layout=layout.name,
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from engine.config import EngineConfig
 from engine.errors import ContextOverflowError, TreelineError
+from engine.extras import installing
 from engine.request import CompletionChunk, CompletionRequest
 from engine.wire import CONTEXT_OVERFLOW, error_of
 
@@ -35,7 +36,7 @@ class RemoteClient:
         try:
             import httpx
         except ImportError:
-            raise TreelineError("a server at a url needs the extra `server`: pip install 'treeline[server]'") from None
+            raise TreelineError(f"a server at a url needs the extra `server`: {installing('server')}") from None
         self._url = config.url
         self._model = None if config.model == "bundled" else config.model
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
@@ -154,7 +155,10 @@ class RemoteClient:
     def _failure(self, error: Exception) -> TreelineError:
         if isinstance(error, TreelineError):
             return error
-        return TreelineError(f"{self._url} cannot be reached: {str(error) or type(error).__name__}")
+        return TreelineError(
+            f"{self._url} cannot be reached ({str(error) or type(error).__name__}): is that server running, and"
+            ' url right? With url = "none" an engine on this machine answers'
+        )
 
     def _refusal(self, status: int, body: bytes) -> TreelineError:
         message, code = error_of(body, status)
@@ -163,7 +167,10 @@ class RemoteClient:
         if status in (401, 403):
             return TreelineError(f"{self._url} refuses the key ({message}): set api_key, or TREELINE_API_KEY")
         if status == 404:
-            return TreelineError(f"{self._url} does not know this request ({message}): is it an OpenAI-compatible API?")
+            advice = "is it an OpenAI-compatible API?"
+            if not self._url.endswith("/v1"):
+                advice = f"its API is perhaps at {self._url}/v1: set url to that"
+            return TreelineError(f"{self._url} does not know this request ({message}): {advice}")
         if status == 429:
             return TreelineError(f"{self._url} has too much to do ({message}): ask again later")
         return TreelineError(f"{self._url} failed: {message}")

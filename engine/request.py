@@ -7,6 +7,8 @@ from typing import Literal
 
 from engine.errors import TreelineError
 
+MAX_BUDGET = 512  # draft nodes of a pass: the KV caches have room for so many beyond the context
+
 FinishReason = Literal["stop", "length", "deadline", "cancelled", "declined"]
 
 
@@ -26,10 +28,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Raise TreelineError naming the first parameter that is out of range."""
-        _require(self.temperature >= 0, "temperature", self.temperature, "at least 0")
+        _require(0 <= self.temperature <= 1000, "temperature", self.temperature, "from 0 to 1000")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0 keeps all)")
-        _require(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0 (1 is none)")
+        allowed = "from 0.001 to 1000 (1 is none)"
+        _require(0.001 <= self.repetition_penalty <= 1000, "repetition_penalty", self.repetition_penalty, allowed)
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
 
 
@@ -74,7 +77,7 @@ class CompletionRequest:
     are then not looked at. `logprobs`: report each token's log-probability and so many alternatives (None: nothing).
     `context` is ordered from the most stable file to the most volatile, so that the KV cache survives typing.
     `deadline_ms` counts from the call; at the deadline what is verified is returned. `budget` is the number of draft
-    nodes per pass (None: chosen from measured costs). `speculation` False decodes one token per pass.
+    nodes per pass, to MAX_BUDGET (None: chosen from measured costs). `speculation` False decodes one token per pass.
     `branches`: report what the target says after draft tokens that it did not choose. `min_confidence`: where the
     drafter gives its best first token a smaller probability, the target is not asked and the completion is "declined".
     """
@@ -98,7 +101,12 @@ class CompletionRequest:
     def __post_init__(self) -> None:
         """Raise TreelineError naming the first field that is out of range."""
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        _require(self.budget is None or self.budget >= 1, "budget", self.budget, "at least 1, or auto")
+        _require(
+            self.budget is None or 1 <= self.budget <= MAX_BUDGET,
+            "budget",
+            self.budget,
+            f"from 1 to {MAX_BUDGET}, or auto",
+        )
         _require(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "at least 0")
         _require(self.deadline_ms is None or self.deadline_ms > 0, "deadline_ms", self.deadline_ms, "above 0")
         _require(0 <= self.min_confidence <= 1, "min_confidence", self.min_confidence, "from 0 to 1")

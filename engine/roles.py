@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.kernels import cpu
+from engine.kernels.device import beside, settle
 from engine.model.transformer import Transformer
 from engine.speculation.drafter import Asked, Branches, common_prefix
 
@@ -63,33 +64,59 @@ class Target:
 
 
 class Draft:
-    """A drafter's model behind the interface that `engine.speculation` knows (DraftModel)."""
+    """A drafter's model behind the interface that `engine.speculation` knows (DraftModel).
 
-    def __init__(self, model: Transformer) -> None:
-        """Take `model` with an empty cache for its whole context."""
+    A GPU computes its passes beside those of the target, which may wait there for weights. Nothing is shared between
+    the two but host memory, and all that a pass yields has come there when it returns.
+    """
+
+    def __init__(self, model: Transformer, vocab_size: int) -> None:
+        """Take `model` with an empty cache for its whole context. `vocab_size`: the target's, which may differ.
+
+        Models of one tokenizer pad their vocabularies to different sizes.
+        """
         self.model = model
+        self.vocab_size = vocab_size
+        self._last = model.config.vocab_size - 1
         self.context = model.rope.shape[1]
-        self.cache = model.new_cache(self.context + TREE_ROWS)
+        self._device = model.norm.device
+        settle(self._device)  # the weights are there now
+        with beside(self._device):
+            self.cache = model.new_cache(self.context + TREE_ROWS)
+
+    def read(self, tokens: Sequence[int], cancelled: Asked) -> int:
+        """See DraftModel."""
+        if len(tokens) <= PREFILL_ROWS:
+            return 0
+        rows = range(PREFILL_ROWS)
+        with beside(self._device):
+            self._run(tokens[: len(rows)], range(-1, len(rows) - 1), 0, cancelled)
+            self.cache.commit(rows)
+        return len(rows)
 
     def branch(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
     ) -> Branches:
         """See DraftModel."""
-        logits, _ = self._forward(tokens, parents, wanted, cancelled)
-        ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
-        return Branches(ids.tolist(), logprobs.tolist())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        with beside(self._device):
+            logits, _ = self._forward(tokens, parents, wanted, cancelled)
+            ids, logprobs = cpu.top_logprobs(logits, min(count, logits.shape[1]))
+            return Branches(ids.tolist(), logprobs.tolist())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
     def logits(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
     ) -> tuple[int, Tensor]:
-        """See DraftModel. Tokens that the drafter does not predict have -inf."""
-        logits, first = self._forward(tokens, parents, wanted, cancelled)
-        missing = self.model.config.vocab_size - logits.shape[1]
+        """See DraftModel. Tokens that the drafter does not predict have -inf. On the CPU."""
+        with beside(self._device):
+            logits, first = self._forward(tokens, parents, wanted, cancelled)
+            logits = logits.cpu()
+        missing = self.vocab_size - logits.shape[1]
         return first, functional.pad(logits, (0, missing), value=float("-inf"))
 
     def commit(self, rows: Sequence[int]) -> None:
         """See DraftModel."""
-        self.cache.commit(rows)
+        with beside(self._device):
+            self.cache.commit(rows)
 
     def truncate(self, length: int) -> None:
         """See DraftModel."""
@@ -98,11 +125,9 @@ class Draft:
     def _forward(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked
     ) -> tuple[Tensor, int]:
-        start = 0
-        while len(tokens) - start > PREFILL_ROWS + wanted:
-            rows = slice(start, start + PREFILL_ROWS)
-            self.model.forward(tokens[rows], parents[rows], self.cache, slice(0, 0), cancelled)
-            start += PREFILL_ROWS
-        rest = len(tokens) - start
-        logits = self.model.forward(tokens[start:], parents[start:], self.cache, slice(rest - wanted, None), cancelled)
-        return logits, len(self.cache.parents) - wanted
+        logits = self._run(tokens, parents, wanted, cancelled)
+        return logits[:, : self.vocab_size], len(self.cache.parents) - wanted
+
+    def _run(self, tokens: Sequence[int], parents: Sequence[int], wanted: int, cancelled: Asked) -> Tensor:
+        known = [min(token, self._last) for token in tokens]  # the target may say a token that only pads its vocabulary
+        return self.model.forward(known, parents, self.cache, slice(len(tokens) - wanted, None), cancelled)

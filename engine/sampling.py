@@ -129,7 +129,7 @@ def _nucleus(scaled: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
     weights = np.exp(scaled, dtype=np.float64)
     removable = (1 - top_p) * weights.sum()
     # Tokens under an even share of what may be removed are removed in any case: only the others need sorting.
-    candidates = np.flatnonzero(weights > removable / len(weights))
+    candidates = np.flatnonzero(weights >= min(removable / len(weights), 1.0))  # the best weight is 1
     ascending = np.sort(weights[candidates])
     removed = weights.sum() - ascending.sum()
     first = int((removed + ascending.cumsum()).searchsorted(removable, side="right"))

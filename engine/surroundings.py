@@ -11,6 +11,8 @@ from engine.layouts import PromptLayout
 from engine.request import CompletionRequest
 from engine.tokenizer import Tokenizer
 
+_LONGEST_PATH = 200  # characters, the last ones: more would leave a small context no room for text
+
 
 @dataclass(frozen=True, slots=True)
 class _Section:
@@ -67,10 +69,10 @@ def own_header(request: CompletionRequest, tokenizer: Tokenizer, layout: PromptL
 
 
 def shown_path(path: str) -> str:
-    """Return a path as prompts show it: one line, forward slashes, of an absolute path the last two parts."""
+    """Return a path as prompts show it: one short line, forward slashes, of an absolute path the last two parts."""
     plain = " ".join(path.replace("\\", "/").split())
     absolute = plain.startswith("/") or plain[1:3] == ":/"
-    return "/".join(plain.split("/")[-2:]) if absolute else plain
+    return ("/".join(plain.split("/")[-2:]) if absolute else plain)[-_LONGEST_PATH:]
 
 
 def path_lead(request: CompletionRequest, tokenizer: Tokenizer, layout: PromptLayout) -> list[int]:

@@ -128,7 +128,11 @@ class Tokenizer:
         return self.table.allowed(required)
 
     def _encode_all(self, text: str) -> list[int]:
-        return self._fast.encode(text, add_special_tokens=False).ids
+        try:
+            return self._fast.encode(text, add_special_tokens=False).ids
+        except TypeError:  # half of a surrogate pair, which JSON may hold, is no text
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return self._fast.encode(whole, add_special_tokens=False).ids
 
     def _lead(self, text: str) -> str:
         if not text or self._leading_space == "never":

@@ -13,6 +13,7 @@ from engine.cli_engine import Streaming, model_name
 from engine.config import EngineConfig
 from engine.conversation import NO_CHAT_MODEL, Asking, Conversation, ask
 from engine.errors import TreelineError
+from engine.extras import installing
 from engine.request import SamplingParams
 from engine.terminal import stats_line
 
@@ -31,7 +32,7 @@ def run(
     try:
         gradio: Any = importlib.import_module("gradio")
     except ImportError:
-        raise TreelineError("the web chat needs the extra `web`: pip install 'treeline[web]'") from None
+        raise TreelineError(f"the web chat needs the extra `web`: {installing('web')}") from None
     page = Page(engine, model_name(settings), asking, conversation)
     theme = gradio.themes.Default(font=_FONTS, font_mono=_MONOSPACE)
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from engine import __version__
 from engine.errors import TreelineError
+from engine.extras import installing
 
 if TYPE_CHECKING:
     from lsp_server.protocol import Protocol
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"treeline-lsp: {', '.join(missing)} is missing: pip install 'treeline[server,lsp]'", file=sys.stderr)
+        print(f"treeline-lsp: {', '.join(missing)} is missing: {installing('server', 'lsp')}", file=sys.stderr)
         return 1
     _give_back_memory()
     gc.disable()  # nothing that is loaded is garbage

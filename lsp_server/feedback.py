@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lsp_server.ask import Item
 from lsp_server.documents import Edit
@@ -10,17 +10,21 @@ from lsp_server.documents import Edit
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A suggestion that an editor was given. `typed`: characters of the item that stood in the document then."""
+    """A suggestion that an editor was given. `typed`: characters of the item that stood in the document then.
+
+    `in_part`: some of it has been accepted.
+    """
 
     text: str
     line: int
     start: int
     typed: int
+    in_part: bool = False
 
 
 @dataclass(slots=True)
 class Counts:
-    """Totals of a session."""
+    """Totals of a session. A suggestion is counted as accepted, or as accepted in part, or as neither."""
 
     shown: int = 0
     accepted: int = 0
@@ -38,9 +42,11 @@ class Feedback:
     def shown(self, uri: str, item: Item, line: int, column: int) -> None:
         """An editor was given `item` while its cursor was at (line, column)."""
         before = self._pending.get(uri)
-        if before is None or before.text != item.text or before.start != item.start:
+        same = before is not None and before.text == item.text and before.start == item.start
+        if not same:
             self.counts.shown += 1
-        self._pending[uri] = Pending(item.text, line, item.start, max(0, column - item.start))
+        in_part = before.in_part if before is not None and same else False
+        self._pending[uri] = Pending(item.text, line, item.start, max(0, column - item.start), in_part)
 
     def edited(self, uri: str, edit: Edit | None) -> bool:
         """Note an edit; say whether it was the acceptance of all that was shown."""
@@ -51,12 +57,13 @@ class Feedback:
         if edit.text in (pending.text, rest):
             del self._pending[uri]
             self.counts.accepted += 1
+            self.counts.accepted_in_part -= pending.in_part
             self.counts.characters += len(rest)
             return True
         if rest.startswith(edit.text):
-            self.counts.accepted_in_part += 1
+            self.counts.accepted_in_part += not pending.in_part
             self.counts.characters += len(edit.text)
-            self._pending[uri] = Pending(pending.text, pending.line, pending.start, pending.typed + len(edit.text))
+            self._pending[uri] = replace(pending, typed=pending.typed + len(edit.text), in_part=True)
         return False
 
     def closed(self, uri: str) -> None:

@@ -57,7 +57,7 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """Return what the notification says.
 
-        `kind`: "Normal", "Warning", "Error", or "Inactive" where suggestions are switched off. `state`: of the engine,
+        `kind`: "Normal", "Error", or "Inactive" where suggestions are switched off. `state`: of the engine,
         with `done` of `total` layers while it loads. `tokensPerSecond`, `acceptedPerPass`: of the last completion.
         """
         engine, stats = self._engine, self._stats

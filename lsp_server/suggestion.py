@@ -15,6 +15,9 @@ LONGEST_LINE = 2000
 _CLOSERS = ")]}>\"'`;,: \t"
 _GOING_ON = ("else", "elif", "except", "finally", "catch", "while")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
+_CIRCLE = re.compile(r"(?s)(\S.{0,99}?)\1{2,}")
+_CIRCLES = (4, 48), (3, 96)  # so many times the same, in so many characters
+_LETTER = re.compile(r"(?<![0\\])[^\W\d_]")  # but of 0x00 and \x00
 _WORD = re.compile(r"\w+\Z")
 _COMMENT = re.compile(r"\s*(?:#|//|--|/\*|\*|<!--|;|%)")
 
@@ -76,11 +79,13 @@ def stop_rules(view: View) -> StopRules:
 def shape(text: str, view: View, done: bool) -> Shown:
     """Return what is shown of the completion `text` at `view`; `done`: it will not become longer.
 
-    As it grows, what is shown grows with it or stays as it is.
+    As it grows, what is shown grows with it or stays as it is, unless it turns out to go in circles.
     """
     kept, stopped = _within(text, stop_rules(view))
     kept, ended = _first_construct(kept, view)
     ended = ended or stopped
+    kept, circles = before_a_circle(kept)
+    ended = ended or circles
     kept, repeats = _without_what_follows(kept, view, done or ended)
     complete = ended or repeats or done
     if complete and not view.line_after.strip():
@@ -89,6 +94,7 @@ def shape(text: str, view: View, done: bool) -> Shown:
     if kept.strip():
         return Shown(kept, complete, covers)
     reason = "it would repeat what stands there" if repeats else "the model says nothing but blanks"
+    reason = "the model repeats itself" if circles else reason
     return Shown("", complete, 0, reason if text else "the model says nothing")
 
 
@@ -142,6 +148,19 @@ def _first_construct(text: str, view: View) -> tuple[str, bool]:
 def _goes_on(line: str) -> bool:
     """Whether a line at the margin belongs to the block above it."""
     return line[0] in ")]}" or line.startswith(_GOING_ON)
+
+
+def before_a_circle(text: str) -> tuple[str, bool]:
+    """Cut before the line in which the model begins to say the same over and over: it would not stop by itself.
+
+    What is repeated holds a letter: rulers and rows of numbers are no circles. A line that is repeated stays once.
+    """
+    for found in _CIRCLE.finditer(text):
+        length = len(found[0])
+        long = any(length >= times * len(found[1]) and length >= characters for times, characters in _CIRCLES)
+        if long and _LETTER.search(found[1]):
+            return text[: text.rfind("\n", 0, found.end(1) + 1) + 1].rstrip("\n"), True
+    return text, False
 
 
 def _without_what_follows(text: str, view: View, final: bool) -> tuple[str, bool]:

@@ -64,6 +64,7 @@ LANGUAGE_SERVER_MAY_USE = {
     "engine.client",
     "engine.config",
     "engine.errors",
+    "engine.extras",
     "engine.remote",
     "engine.request",
 }

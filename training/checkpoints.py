@@ -31,17 +31,28 @@ def dequantised(tensors: dict[str, torch.Tensor], group_size: int) -> dict[str, 
     return plain
 
 
+def plain_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a folder, AWQ or not, as fp32 under the names of an unquantised checkpoint."""
+    quantisation = _config(folder).get("quantization_config")
+    tensors = load_file(require(folder / "model.safetensors", "python -m training.export"))
+    if quantisation:
+        return dequantised(tensors, quantisation["group_size"])
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads(require(folder / "config.json", "python -m training.export").read_text(encoding="utf-8"))
+
+
 def load_reference(folder: Path) -> Any:
     """A LlamaForCausalLM of transformers in fp32 with the weights of a folder, AWQ or not."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    content = json.loads(require(folder / "config.json", "python -m training.export").read_text(encoding="utf-8"))
-    quantisation = content.pop("quantization_config", None)
+    content = _config(folder)
+    content.pop("quantization_config", None)
     content.pop("torch_dtype", None)
-    tensors = load_file(folder / "model.safetensors")
-    weights = dequantised(tensors, quantisation["group_size"]) if quantisation else tensors
     model = LlamaForCausalLM(LlamaConfig(**content))
-    missing, unexpected = model.load_state_dict({n: t.float() for n, t in weights.items()}, strict=False)
+    missing, unexpected = model.load_state_dict(plain_tensors(folder), strict=False)
     if set(missing) - {"lm_head.weight"} or unexpected:
         raise TrainingError(f"{folder}: tensors missing {missing[:3]}, unexpected {unexpected[:3]}")
     model.tie_weights()

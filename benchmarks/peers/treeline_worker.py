@@ -40,7 +40,7 @@ class Backend:
         self._tokenizer = Tokenizer.load(target)
         models = load_pair(target, drafter) if memory is None else load_pair_within(memory, target, drafter, context)
         self._target = Target(models[0])
-        self._drafter = ModelDrafter(Draft(models[1])) if models[1] else None
+        self._drafter = ModelDrafter(Draft(models[1], models[0].config.vocab_size)) if models[1] else None
         self._budget = AutoBudget()
 
     def complete(self, job: Job) -> Reply:

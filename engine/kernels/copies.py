@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-
-from engine.errors import TreelineError
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +91,15 @@ class PlainCopies:
         """See Copies."""
 
 
+def forget_error(device: torch.device) -> None:
+    """Let CUDA forget that a call of this thread has failed: torch would say it of the next kernel that it launches.
+
+    That is how it is forgotten here, because torch does not give away CUDA's own function for it.
+    """
+    with suppress(RuntimeError):
+        torch.zeros(1, device=device)
+
+
 class CudaCopies:
     """For a GPU. Has never run on one."""
 
@@ -109,6 +117,7 @@ class CudaCopies:
             return False
         result = int(self._runtime.cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
         if result:
+            forget_error(self._device)
             self._refused = True
             total = sum(each.numel() for each in self._pinned)
             logger.warning(
@@ -123,12 +132,8 @@ class CudaCopies:
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """See Copies."""
-        try:
-            with torch.cuda.stream(self._stream):
-                target.copy_(source, non_blocking=True)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise TreelineError(f"weights could not be copied to the GPU: {reason}") from None
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
 
     def copied(self) -> Mark:
         """See Copies."""
@@ -150,7 +155,8 @@ class CudaCopies:
         """See Copies."""
         self._stream.synchronize()
         for memory in self._pinned:
-            self._runtime.cudaHostUnregister(memory.data_ptr())
+            if int(self._runtime.cudaHostUnregister(memory.data_ptr())):
+                forget_error(self._device)
         self._pinned.clear()
 
     def _record(self, stream: torch.cuda.Stream) -> torch.cuda.Event:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -37,6 +38,26 @@ def runs_triton(device: torch.device) -> bool:
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def beside(device: torch.device) -> AbstractContextManager[object]:
+    """Within this context a GPU does what this thread asks for in its order, but not behind what others have asked for.
+
+    What is made here may be used here, in any thread; only numbers that were brought to the host may leave. What was
+    made elsewhere may be used if it was there (see `settle`) before. On a CPU nothing is different.
+    """
+    return torch.cuda.stream(_second_stream(device)) if device.type == "cuda" else nullcontext()
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was asked for so far."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@cache  # one for all: torch has 32, and gives them out in turn, the same again to others after these
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

@@ -98,10 +98,14 @@ class NativeCache:
         """Return the bytes of one slot."""
         return 2 * 2 * kv_heads * head_dim
 
-    def move(self, sources: Sequence[int], target: int) -> None:
-        """Let slots `sources`, ascending and none before its target, become the slots from `target` on."""
-        slots = array("i", sources)
-        self._function(self.address, slots.buffer_info()[0], len(slots), target)
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._data.device
+
+    def move(self, sources: Tensor, target: int) -> None:
+        """Let slots `sources` (int32), ascending and none before its target, become the slots from `target` on."""
+        self._function(self.address, sources.data_ptr(), len(sources), target)
 
     def read(self, slots: int) -> Tensor:
         """Return a copy of the first slots: float32 [keys|values, kv_heads, slots, head_dim]."""

@@ -83,7 +83,6 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "tl_vector_bytes": (),
     "tl_has_vnni": (),
     "tl_checksum": (c_void_p, c_int64),
-    "tl_block_bytes": (POINTER(LinearStruct),),
     "tl_pack_awq": (POINTER(LinearStruct), c_void_p, c_void_p, c_void_p, c_void_p, c_int64),
     "tl_pack_dense": (POINTER(LinearStruct), c_void_p, c_void_p, c_int64, c_int64),
     "tl_dequantize": (POINTER(LinearStruct), c_void_p, c_int64),
@@ -92,7 +91,7 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "tl_move_slots": (c_void_p, c_void_p, c_int64, c_int64),
     "tl_top_logprobs": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
 }
-RETURNING = ("tl_vector_bytes", "tl_has_vnni", "tl_checksum", "tl_block_bytes")
+RETURNING = ("tl_vector_bytes", "tl_has_vnni", "tl_checksum")
 
 
 def load(march: str = "native") -> ctypes.CDLL:

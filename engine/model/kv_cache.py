@@ -16,8 +16,16 @@ from engine.model.config import ModelConfig
 class LayerCache(Protocol):
     """Keys and values of one layer, in whatever order its kernels read them."""
 
-    def move(self, sources: Sequence[int], target: int) -> None:
-        """Let slots `sources`, ascending and none before its target, become the slots from `target` on."""
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
+
+    def move(self, sources: Tensor, target: int) -> None:
+        """Let slots `sources`, ascending and none before its target, become the slots from `target` on.
+
+        `sources`: int32 on this device.
+        """
         ...
 
 
@@ -32,10 +40,14 @@ class PlainCache:
         """Return a cache with nothing in it."""
         return cls(torch.empty((2, config.num_key_value_heads, capacity, config.head_dim), dtype=dtype, device=device))
 
-    def move(self, sources: Sequence[int], target: int) -> None:
+    @property
+    def device(self) -> torch.device:
         """See LayerCache."""
-        slots = torch.tensor(sources, device=self.data.device)
-        self.data[:, :, target : target + len(sources)] = self.data[:, :, slots]
+        return self.data.device
+
+    def move(self, sources: Tensor, target: int) -> None:
+        """See LayerCache."""
+        self.data[:, :, target : target + len(sources)] = self.data[:, :, sources]
 
 
 class KVCache:
@@ -47,7 +59,7 @@ class KVCache:
     """
 
     def __init__(self, layers: Sequence[LayerCache], capacity: int) -> None:
-        """Use empty caches, one per layer."""
+        """Use empty caches, one per layer, all on one device."""
         self.layers = layers
         self.capacity = capacity
         self.length = 0
@@ -85,7 +97,8 @@ class KVCache:
         while in_place < len(rows) and rows[in_place] == in_place:
             in_place += 1
         if in_place < len(rows):
-            sources = [self.length + row for row in rows[in_place:]]
+            moved = [self.length + row for row in rows[in_place:]]
+            sources = torch.tensor(moved, dtype=torch.int32, device=self.layers[0].device)
             for layer in self.layers:
                 layer.move(sources, self.length + in_place)
         self.length += len(rows)

@@ -156,7 +156,7 @@ def _gpu_layer(layer: DecoderLayer, rope: Tensor) -> DeviceLayer:
         input_norm=layer.input_layernorm,
         post_attention_norm=layer.post_attention_layernorm,
     )
-    return DeviceLayer(GpuLayer(_shape(layer.config), weights, rope))
+    return DeviceLayer(GpuLayer(layer_shape(layer.config), weights, rope))
 
 
 def _recordings(model: Transformer) -> Recordings | None:
@@ -169,7 +169,8 @@ def _recordings(model: Transformer) -> Recordings | None:
     return Recordings(Stack(layers, model.norm, model.config.rms_norm_eps, model.head))
 
 
-def _shape(config: ModelConfig) -> cpu.LayerShape:
+def layer_shape(config: ModelConfig) -> cpu.LayerShape:
+    """Sizes of the decoder layers of a checkpoint."""
     return cpu.LayerShape(
         config.hidden_size,
         config.num_attention_heads,
@@ -217,7 +218,7 @@ def _fused(layer: DecoderLayer) -> FusedLayer | None:
     query, key, value, output, gate, up, down = packed
     if len({(part.bits, part.group_size) for part in (query, key, value)}) > 1 or gate.bits != up.bits:
         return None
-    shape = _shape(layer.config)
+    shape = layer_shape(layer.config)
     weights = cpu.LayerWeights(
         qkv=cpu.PackedLinear.concat([query, key, value]),
         output=output,

@@ -18,6 +18,7 @@ from engine.kernels import cpu
 from engine.kernels.packed import PackedLinear, dense_shape
 from engine.kernels.weights import NativeWeights, Shape, block_bytes
 from engine.model.config import ModelConfig
+from engine.model.loader import layer_shape
 
 CACHE_LINE = 64
 Packing = TypeVar("Packing")
@@ -144,18 +145,6 @@ class BlobLayout:
         )
         input_norm, post_norm = (norm.view(torch.float32) for norm in at[-2:])
         return cpu.NativeLayer(self.shape, cpu.LayerWeights(qkv, output, gate_up, down, input_norm, post_norm))
-
-
-def layer_shape(config: ModelConfig) -> cpu.LayerShape:
-    """Sizes of the decoder layers of a checkpoint."""
-    return cpu.LayerShape(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-        config.intermediate_size,
-        config.rms_norm_eps,
-    )
 
 
 def packed_alike(index: int, names: str, packed: Callable[[str], Packing]) -> Packing:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.kernels import cpu
+from engine.kernels.gpu.layout import SAMPLE_BYTES
 from engine.kernels.packed import dense_shape
 from engine.kernels.weights import block_bytes
 from engine.model.config import ModelConfig
@@ -63,10 +64,10 @@ def gpu_demand(config: ModelConfig, drafter: ModelConfig | None) -> Demand:
     fixed = [
         ("CUDA", GPU_CONTEXT),
         ("output projection", 2 * config.vocab_size * config.hidden_size),
-        ("activations", _activations(config)),
+        ("activations", max(_activations(config), SAMPLE_BYTES)),  # tiles are timed in passes of few rows
     ]
     if drafter:
-        fixed.append(("drafter", 2 * parameters(drafter)))
+        fixed.append(("drafter", 2 * parameters(drafter) + _activations(drafter)))
     per_token = _slot_bytes(config) + (_slot_bytes(drafter) if drafter else 0)
     return Demand(StoreLayout(config, "float16", "cuda").pass_sizes, tuple(fixed), per_token)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.errors import TreelineError
 from engine.kernels.copies import Copies, Mark
-from engine.offload.stream import Ring
+from engine.offload.stream import Ring, explained
 
 AHEAD = 2  # pieces that the host may be ahead of the device: a cancelled pass ends that soon
 
@@ -112,8 +112,8 @@ class DeviceRing:
             end, error = None, None
             try:
                 end = self._copy(number)
-            except TreelineError as caught:
-                error = caught
+            except Exception as caught:  # noqa: BLE001 - raised by `take`
+                error = explained(caught, "weights could not be copied to the GPU")
             with self._changed:
                 self._copying = False
                 self._error = self._error or error

@@ -16,7 +16,8 @@ from engine.errors import TreelineError
 from engine.kernels.gpu.layout import ALIGNMENT, Int4Layout
 from engine.kernels.layer import LayerShape
 from engine.model.config import ModelConfig
-from engine.offload.blob import SECTOR, Place, align, layer_shape, packed_alike
+from engine.model.loader import layer_shape
+from engine.offload.blob import SECTOR, Place, align, packed_alike
 
 if TYPE_CHECKING:
     from engine.kernels.cuda import DenseLinear, GpuLayer, Int4Linear

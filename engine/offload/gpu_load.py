@@ -60,7 +60,7 @@ def load_within_gpu(
     draft = None
     if drafter:
         options = LoadOptions(device, guesses=True, context=tokens)
-        draft = load_transformer(drafter, options, _phase(progress, "drafter"))
+        draft = load_transformer(drafter, options, phase_of(progress, "drafter"))
     plan = make_plan(demand, memory, tokens, most, host_room(max(demand.pieces)))
     logger.info(
         "%.1f GB of weights on the GPU, %.1f in host memory, %.1f on disk",
@@ -134,5 +134,6 @@ def _head(store: Store, device: torch.device) -> GpuHead:
     return GpuHead(DenseLinear(weight.view(store.layout.gpu_type).view(config.vocab_size, config.hidden_size)))
 
 
-def _phase(progress: Progress | None, phase: str) -> Callable[[int, int], None] | None:
+def phase_of(progress: Progress | None, phase: str) -> Callable[[int, int], None] | None:
+    """Return what tells `progress` how far `phase` is."""
     return (lambda done, total: progress(phase, done, total)) if progress else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from engine.model.transformer import FusedLayer, Layer, Transformer
 from engine.model.weights import Checkpoint, has_weights
 from engine.offload.blob import BlobLayout
 from engine.offload.demand import cpu_demand, release_unused, resident_bytes
-from engine.offload.gpu_load import load_within_gpu
+from engine.offload.gpu_load import Progress, load_within_gpu, phase_of
 from engine.offload.head import CutHead, StreamedHead, projection
 from engine.offload.planner import Plan, choose_context, make_plan
 from engine.offload.repack import EMBEDDING_TENSOR, obstacle, open_store
@@ -25,7 +26,6 @@ from engine.offload.store import Store, store_path
 from engine.offload.stream import Ring, StreamedLayers
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]  # phase, done, in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,22 @@ def load_within(
     demand = cpu_demand(shape, draft_shape, resident_bytes())
     tokens = context or choose_context(demand, memory, most)
     make_plan(demand, memory, tokens, most)  # too little memory should be known before anything is repacked
-    store = open_store(target, progress)
-    draft = None
-    if drafter:
-        draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), _layers(progress, "drafter"))
-        # mapped anew: the pages of the weights that were packed meanwhile are given back
-        draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
-    release_unused()
-    demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
-    plan = make_plan(demand, memory, tokens, most)
-    logger.info(
-        "%d of %d pieces of the weights resident, %d streamed", len(plan.resident), len(plan.pieces), len(plan.streamed)
-    )
-    return Loaded(load_planned(store, plan, progress), draft, plan)
+    with ExitStack() as unless_streamed:
+        store = open_store(target, progress)
+        unless_streamed.callback(store.close)
+        draft = None
+        if drafter:
+            draft = load_transformer(drafter, LoadOptions(guesses=True, context=tokens), phase_of(progress, "drafter"))
+            # mapped anew: the pages of the weights that were packed meanwhile are given back
+            draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
+        release_unused()
+        demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
+        plan = make_plan(demand, memory, tokens, most)
+        logger.info("%d of %d pieces resident, %d streamed", len(plan.resident), len(plan.pieces), len(plan.streamed))
+        loaded = Loaded(load_planned(store, plan, progress), draft, plan)
+        if plan.streamed:
+            unless_streamed.pop_all()
+    return loaded
 
 
 def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> Transformer:
@@ -118,7 +121,3 @@ def load_planned(store: Store, plan: Plan, progress: Progress | None = None) -> 
         dtype=torch.float32,
         streamed=bool(plan.streamed),
     )
-
-
-def _layers(progress: Progress | None, phase: str) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress(phase, done, total)) if progress else None

@@ -132,8 +132,13 @@ def _repeated(work: Callable[[], object], seconds: float) -> float:
 
 
 def best_bandwidth(file: DirectFile, size: int, rounds: int = 2) -> float:
-    """Of the shapes' best rounds, the best. `size`: of the file, of which each round reads at most 512 MiB."""
-    usable = min(size, 512 * MIB) // (16 * MIB) * (16 * MIB)
+    """Bytes per second: of the shapes' best rounds, the best; 0 where the file is too small to tell.
+
+    `size`: of the file, of which each round reads at most 512 MiB.
+    """
+    usable = min(size, 512 * MIB) // BLOCK * BLOCK
+    if not usable:
+        return 0.0
     return max(read_bandwidth(file, shape, 0, usable) for _ in range(rounds) for shape in READ_SHAPES)
 
 

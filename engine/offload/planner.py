@@ -25,6 +25,7 @@ from engine.speculation.budget import expected_tokens
 MIB = 2**20
 CONTEXTS = (4096, 2048, 1024)  # tokens, where the user names none: the longest whose cache takes a quarter of memory
 MARGIN = 64 * MIB  # what the allocator and the tokenizer may still take
+LEAST_MEANT = 10_000  # bytes; who asks for less has forgotten the unit
 MOST_NODES, MOST_DEPTH = 512, 32
 MORE_MEMORY = 4 * 2**30  # of the suggestion to allow more
 
@@ -88,8 +89,9 @@ def make_plan(demand: Demand, memory: int, context: int | None, most_context: in
     sizes = [align(size, HUGE_PAGE) for size in demand.pieces]
     least = _least(demand, tokens)
     if memory < least:
+        meant = f" (a number alone counts bytes: was {memory}GiB meant?)" if memory < LEAST_MEANT else ""
         raise TreelineError(
-            f"{memory / MIB:.0f} MiB of memory are too little for this model: it needs at least"
+            f"{memory / MIB:.0f} MiB of memory{meant} are too little for this model: it needs at least"
             f" {-(-least // MIB)} MiB with a context of {tokens} tokens (weights are streamed then); allow more, or"
             " choose a smaller context_length or model"
         )
@@ -145,6 +147,7 @@ def _least(demand: Demand, tokens: int) -> int:
 class Costs:
     """Seconds of computing all pieces for a number of rows, and bytes per second.
 
+    `disk`: 0 where it is not known, and nothing is streamed.
     `link`: into the device's memory from the host's, None where they are one. `reading`: seconds of computing lost per
     byte that is read from disk at the same time.
     """
@@ -159,7 +162,7 @@ class Costs:
 def stream_seconds(plan: Plan, costs: Costs) -> float:
     """Time of moving what one pass streams."""
     link = costs.link or float("inf")
-    return max(plan.streamed_bytes / link, plan.disk_bytes / costs.disk)
+    return max(plan.streamed_bytes / link, plan.disk_bytes / costs.disk if plan.disk_bytes else 0.0)
 
 
 def step_seconds(plan: Plan, costs: Costs, rows: int, draft: float = 0.0) -> float:

@@ -14,6 +14,7 @@ from engine.hub import resolve_pair
 from engine.kernels import cpu
 from engine.model.config import ModelConfig
 from engine.model.weights import Checkpoint
+from engine.models import find_preset
 from engine.offload.demand import Demand, available_memory, cpu_demand, gpu_demand, parameters, resident_bytes
 from engine.offload.direct import DirectFile
 from engine.offload.measure import best_bandwidth, compute_seconds, interpolated, reading_cost
@@ -43,7 +44,7 @@ class Wanted:
 class PlanReport:
     """A plan for `machine`, with the seconds of a pass by its rows, and the best tree at the `acceptance` given.
 
-    `disk`, `reading` and `link`: see Costs.
+    `disk`, `reading` and `link`: see Costs; `disk` is None where the model's files are too small to measure it with.
     """
 
     model: str
@@ -51,7 +52,7 @@ class PlanReport:
     machine: str
     measured: bool
     plan: Plan
-    disk: float
+    disk: float | None
     reading: float
     link: float | None
     acceptance: tuple[float, ...]
@@ -105,6 +106,11 @@ def _report(
     plan_context = wanted.context
     plan = planned()
     plan_context = plan.context
+    if plan.disk_bytes and not costs.disk:
+        raise TreelineError(
+            f"{names.model} does not fit into {memory / 2**20:.0f} MiB and has to be streamed, but its files are too"
+            " small to measure the disk with: give --disk, as in --disk 2GB"
+        )
     best = forecast(plan, costs, wanted.acceptance)
     return PlanReport(
         model=names.model,
@@ -112,7 +118,7 @@ def _report(
         machine=names.machine,
         measured=names.machine == "cpu",
         plan=plan,
-        disk=costs.disk,
+        disk=costs.disk or None,
         reading=costs.reading,
         link=costs.link,
         acceptance=wanted.acceptance,
@@ -133,17 +139,20 @@ def _models(config: EngineConfig, wanted: Wanted) -> tuple[str, ModelConfig, str
     drafter = ModelConfig.load(pair.drafter) if pair.drafter else None
     process = resident_bytes()
     del tokenizer
-    return (
-        pair.target.name,
-        ModelConfig.load(pair.target),
-        pair.drafter.name if pair.drafter else "none",
-        drafter,
-        process,
-    )
+    return config.model, ModelConfig.load(pair.target), _drafter_name(config), drafter, process
+
+
+def _drafter_name(config: EngineConfig) -> str:
+    """As the user calls it, or as the preset does."""
+    preset = find_preset(config.model)
+    return config.drafter if config.drafter != "auto" else preset.drafter if preset else "none"
 
 
 def _disk(config: EngineConfig, wanted: Wanted) -> tuple[float, float]:
-    """Bandwidth and cost of reading; without a model's files the one has to be told and the other is not known."""
+    """Bandwidth (0: not known) and cost of reading.
+
+    Without a model's files the one has to be told and the other is not known.
+    """
     if wanted.model_shape:
         if wanted.disk is None:
             raise TreelineError(

@@ -5,6 +5,7 @@ A store is derived data: what does not match its checkpoint or its checksums is 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import mmap
 import os
@@ -40,6 +41,12 @@ def store_path(directory: Path, kind: Kind = "cpu") -> Path:
     whole = directory.resolve()
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:12]
     return cache_directory() / "stores" / f"{whole.name}-{digest}{'' if kind == 'cpu' else f'.{kind}'}.store"
+
+
+def store_files(directory: Path) -> list[Path]:
+    """The stores of the checkpoint `directory` for all kinds of devices, whole or begun, and what lies beside them."""
+    path = store_path(directory)
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,16 @@ Trace = Callable[[Event], None]
 Build = Callable[[int, Sequence[Tensor]], Layer]
 
 
+def explained(error: Exception, what: str) -> TreelineError:
+    """Return `error` itself where a user can act on it; else one that says `what` happened, caused by `error`."""
+    if isinstance(error, TreelineError):
+        return error
+    reason, *_ = str(error).splitlines() or [type(error).__name__]
+    explanation = TreelineError(f"{what}: {reason}")
+    explanation.__cause__ = error
+    return explanation
+
+
 class Ring:
     """Reads pieces of a store in a fixed order, over and over, into a few buffers, ahead of whoever takes them.
 
@@ -120,10 +130,10 @@ class Ring:
             size, error = 0, None
             try:
                 size = self._store.read_block(piece, block, slot, block * BLOCK)
-            except TreelineError as caught:
-                error = caught
-            if self.trace:
-                self.trace(Event("read", number % len(self._pieces), started, time.perf_counter()))
+                if trace := self.trace:  # which may be taken away meanwhile
+                    trace(Event("read", number % len(self._pieces), started, time.perf_counter()))
+            except Exception as caught:  # noqa: BLE001 - raised by `take`
+                error = explained(caught, "weights could not be read")
             with self._done:
                 self._reading -= 1
                 self.bytes_read += size

@@ -38,10 +38,10 @@ class InfillBody(BaseModel):
     n_predict: Annotated[int, Field(ge=-1)] | None = None
     n_indent: Annotated[int, Field(ge=0)] | None = None
     t_max_predict_ms: Milliseconds | None = None
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
     top_k: int | None = None
     top_p: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)] | None = None
     seed: int | None = None
     stop: list[str] | None = None
     stream: bool | None = None

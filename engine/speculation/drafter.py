@@ -37,6 +37,13 @@ class DraftModel(Protocol):
         """How many positions it can hold."""
         ...
 
+    def read(self, tokens: Sequence[int], cancelled: Asked) -> int:
+        """Read the first of `tokens` into the cache, committed; return how many, 0 if one pass has room for all.
+
+        Raises as `branch`.
+        """
+        ...
+
     def branch(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
     ) -> Branches:
@@ -104,15 +111,15 @@ class ModelDrafter:
         other sources put into the tree are expanded like its own. Returns how many of the tree's best nodes are worth
         verifying: prune it to them. Raises Cancelled when `cancelled()` says so; then call `abandon`.
         """
-        started = time.perf_counter()
         if self._retained:
             tree.graft(self._retained, max_depth)
         self._growth = self._retained = None
         covered = sum(math.exp(tree.scores[node]) for node in tree.children(0).values())
         if max_depth < 1 or not policy.expand(1.0 - covered - policy.min_node_probability(), 1):
             return nodes
-        self._chain = list(tokens[len(self._cached) :])
+        self._chain = self._unread(tokens, cancelled)
         self._rows.clear()
+        started = time.perf_counter()
         root_row = len(self._chain) - 1
         count = BRANCHES if allowed is None else 8 * BRANCHES
         branches = self._model.branch(self._chain, range(-1, root_row), 1, count, cancelled)
@@ -132,7 +139,7 @@ class ModelDrafter:
 
         Reads what of `tokens` is not cached yet; `grow` then need not. Raises Cancelled; then call `abandon`.
         """
-        chain = list(tokens[len(self._cached) :])
+        chain = self._unread(tokens, cancelled)
         count = BRANCHES if allowed is None else 8 * BRANCHES
         branches = self._model.branch(chain, range(-1, len(chain) - 1), 1, count, cancelled)
         found = [
@@ -187,13 +194,15 @@ class ModelDrafter:
         shape: Shape,
         distribution: Callable[[Tensor, Sequence[int]], Probabilities],
         rng: np.random.Generator,
+        max_depth: int,
         cancelled: Asked,
     ) -> dict[int, Probabilities]:
         """Grow a tree of the given shape whose children are drawn without replacement; return what each was drawn from.
 
-        `distribution(logits, path)` gives the probabilities [vocab] after the root and the tokens `path`.
+        `distribution(logits, path)` gives the probabilities [vocab] after the root and the tokens `path`. What of the
+        shape is deeper than `max_depth`, at least 1, is left out.
         """
-        self._chain = list(tokens[len(self._cached) :])
+        self._chain = self._unread(tokens, cancelled)
         self._rows.clear()
         drawn_from: dict[int, Probabilities] = {}
         rows: dict[int, int] = {}
@@ -207,8 +216,9 @@ class ModelDrafter:
                 drawn = draw_children(_log(drawn_from[node]), len(wanted.children), rng)
                 children = [tree.add(node, token, tree.scores[node]) for token in drawn]
                 below += zip(children, wanted.children, strict=False)
+            max_depth -= 1
             level = [(node, wanted) for node, wanted in below if wanted.children]
-            if not level:
+            if not level or max_depth == 0:
                 return drawn_from
             nodes = [node for node, _ in level]
             drafted, parents = [tree.tokens[node] for node in nodes], [rows[tree.parents[node]] for node in nodes]
@@ -239,6 +249,14 @@ class ModelDrafter:
     def abandon(self) -> None:
         """Forget the tree that was being grown."""
         self._forget(len(self._cached))
+
+    def _unread(self, tokens: Sequence[int], cancelled: Asked) -> list[int]:
+        """Read `tokens` until one pass has room for the rest, and return that; what was read stays when cancelled."""
+        rest = list(tokens[len(self._cached) :])
+        while read := self._model.read(rest, cancelled):
+            self._cached += rest[:read]
+            del rest[:read]
+        return rest
 
     def _below(self, tokens: Sequence[int]) -> TokenTree | None:
         """What the last tree guessed to follow `tokens`, or None if it did not come so far."""

@@ -39,6 +39,14 @@ class GrowthPolicy(Protocol):
         """Learn what a drafter pass took, and what it gained."""
         ...
 
+    def record_target(self, rows: int, seconds: float) -> None:
+        """Learn what a pass of the target took."""
+        ...
+
+    def record_step(self, tokens: int, seconds: float, promised: float = 0.0) -> None:
+        """Learn what a whole step took and yielded; `promised`: accepted nodes that its tree's scores summed up to."""
+        ...
+
 
 class AnyCost:
     """The policy of a tree that has a given size, whatever it costs."""

@@ -16,7 +16,6 @@ _BREAK = chr(0x10FFFF)  # between unrelated texts; no vocabulary is that large
 
 @dataclass(frozen=True, slots=True)
 class _Proposal:
-    path: list[int]  # tree tokens below the root that the chain continues
     chain: list[int]
     match: int  # how many tokens before the chain matched
 
@@ -27,7 +26,7 @@ class NgramDrafter:
     All text is one Python string, a character per token, because `str.rfind` passes over thousands of tokens in a
     microsecond or two. A copied token is as probable as tokens after matches of its length have lately proved to be.
 
-    Per step: `propose` into the tree (at any nodes), verify, `extend` with the emitted tokens.
+    Per step: `propose` into the tree, verify, `extend` with the emitted tokens.
     """
 
     def __init__(self, memory_limit: int = 16384) -> None:
@@ -66,17 +65,16 @@ class NgramDrafter:
         """Running estimate of P(a copied token is the target's choice) when `match` tokens before it agree."""
         return self._acceptance[min(match, _LONGEST)]
 
-    def propose(self, tree: TokenTree, node: int = 0, length: int = 10, min_probability: float = 0.02) -> int:
-        """Add up to two chains of at most `length` tokens under `node`; returns how many tokens they hold.
+    def propose(self, tree: TokenTree, length: int = 10, min_probability: float = 0.02) -> int:
+        """Add up to two chains of at most `length` tokens under the root; returns how many tokens they hold.
 
         The first chain follows the latest of the longest matches, the second the longest match that was followed by
         a different token. A chain ends before its cumulative probability falls under `min_probability`.
         """
-        path = [tree.tokens[index] for index in tree.path(node)[1:]]
         lowest = math.log(min_probability)
         proposed = 0
-        for match, copied in self._matches(path, length):
-            parent, score, kept = node, tree.scores[node], 0
+        for match, copied in self._matches(length):
+            parent, score, kept = 0, 0.0, 0
             chain = list(map(ord, copied))
             for token in chain:
                 score += math.log(self._acceptance[min(match + kept, _LONGEST)])
@@ -85,13 +83,13 @@ class NgramDrafter:
                 parent = tree.add(parent, token, score)
                 kept += 1
             # One token more than was proposed: it is evidence too, and lets an estimate recover that fell too low.
-            self._proposals.append(_Proposal(path, chain[: kept + 1], match))
+            self._proposals.append(_Proposal(chain[: kept + 1], match))
             proposed += kept
         return proposed
 
-    def _matches(self, path: Sequence[int], length: int) -> list[tuple[int, str]]:
+    def _matches(self, length: int) -> list[tuple[int, str]]:
         """(match length, what followed it) of at most two matches with different first tokens, the best first."""
-        text = self._text + _encode(path) if path else self._text
+        text = self._text
         found: list[tuple[int, str]] = []
         for match, start in reversed(_search(text, text[max(self._context_start, len(text) - _LONGEST) :])):
             copied = text[start : start + length].partition(_BREAK)[0]
@@ -105,10 +103,7 @@ class NgramDrafter:
         return found
 
     def _learn(self, proposal: _Proposal, emitted: Sequence[int]) -> None:
-        depth = len(proposal.path)
-        if list(emitted[:depth]) != proposal.path:
-            return
-        for offset, (token, truth) in enumerate(zip(proposal.chain, emitted[depth:], strict=False)):
+        for offset, (token, truth) in enumerate(zip(proposal.chain, emitted, strict=False)):
             bucket = min(proposal.match + offset, _LONGEST)
             value = self._acceptance[bucket] + _RATE * ((token == truth) - self._acceptance[bucket])
             self._acceptance[bucket] = min(max(value, _LOWEST), _HIGHEST)

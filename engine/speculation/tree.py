@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 class TokenTree:
     """Draft tokens with their parents and cumulative log-probabilities, in order of insertion.
@@ -97,14 +94,6 @@ class TokenTree:
                 index.append(self.add(index[other.parents[node]], other.tokens[node], other.scores[node]))
             else:
                 index.append(-1)  # nor are those below it
-
-    def ancestor_mask(self) -> NDArray[np.bool_]:
-        """`[n, n]`: row i is true at i and at every ancestor of i."""
-        mask = np.eye(len(self.tokens), dtype=np.bool_)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                mask[node] |= mask[parent]
-        return mask
 
     def _select(self, nodes: Sequence[int]) -> TokenTree:
         """A tree of the given nodes: the new root, then descendants, each after its parent."""

@@ -23,6 +23,7 @@ KERNELS: tuple[Any, ...] = (
     (rows.add_norm, "*fp32 *fp32 *fp32 *fp32 *bf16 i32 i32: i32 fp32", {"SIZE": 8192}, 16),
     (rows.rotate_and_store, "*fp32 *fp32 *fp32 *i32 *i32 *bf16 *bf16 i32 i32 i32 i32:", HEADS | {"SIZE": 64}, 1),
     (rows.silu_and_multiply, "*fp32 *fp32 *bf16 i32 i32: i32", {"TILE": 1024}, 4),
+    (rows.silu_and_multiply, "*fp32 *fp32 *fp16 i32 i32: i32", {"TILE": 1024}, 4),
     (attention.attend_prefix, "*bf16 *bf16 *i32 *fp32 *fp32 i32 i32: fp32", ATTENTION, 1),
     (attention.attend_rest, "*bf16 *bf16 *i32 *i32 *i32 *fp32 *fp32 *bf16 i32 i32: i32 fp32", ATTENTION, 1),
 )

@@ -1,10 +1,11 @@
-"""What benchmarks.acceptance and benchmarks.samples make of completions."""
+"""What benchmarks.acceptance, benchmarks.circles and benchmarks.samples make of completions."""
 
 from __future__ import annotations
 
 import pytest
 
 from benchmarks.acceptance import nodes, table
+from benchmarks.circles import needed, summary
 from benchmarks.samples import Sample, choose, markdown
 from engine.bench import Case
 
@@ -39,3 +40,15 @@ def test_a_sample_is_shown_between_its_lines() -> None:
     assert "    return \u27e61 + 1\n\u27e7\n\nx = 1" in page
     assert "return \u27e6'''\u27e7" in page  # the model cannot end the page's fence
     assert "In the file: `1 + 1`" in page
+
+
+def test_circles_are_counted_beside_what_they_cost() -> None:
+    circle = [("1 + ", 2)] + [("some_value + ", 3)] * 6 + [("end", 1)]
+    good = [("1 + 1", 3), ("\n", 1)]
+    assert needed(circle) == 2 + 4 * 3
+    assert needed(good) == 4
+    found = summary([(case(1), circle), (case(2), good)])
+    assert (found.completions, found.circles, found.first_line) == (2, 1, 1)
+    assert (found.tokens, found.tokens_not_needed) == (25, 7)
+    assert (found.right_lines, found.right_lines_lost) == (1, 0)
+    assert (found.pieces, found.pieces_called_circles) == (1, 0)

@@ -14,6 +14,7 @@ from engine.chat_template import ChatTemplate
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import TreelineError
+from engine.hub import resolve
 from engine.request import ChatMessage, CompletionRequest
 from engine.tokenizer import Tokenizer
 from tests.engine.prompts import spelled
@@ -44,6 +45,19 @@ def test_the_template_lays_out_the_conversation(tmp_path: Path) -> None:
     assert ids[0] == tokenizer.bos_id
     with pytest.raises(TreelineError, match="refuses these messages: no tools"):
         template.render([ChatMessage("tool", "")])
+
+
+def test_a_refusal_names_the_model_and_not_its_folder(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TreelineError, match="^bundled: this model has no chat template"):
+        ChatTemplate(resolve("bundled")).render(ASKED)
+    assert capfd.readouterr().err == ""  # transformers has thoughts about the RoPE of the bundled pair
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_called_by_its_model(tmp_path: Path) -> None:
+    with pytest.raises(TreelineError) as refused:
+        ChatTemplate(tmp_path / "my-coder").render(ASKED)
+    assert str(refused.value).startswith("my-coder: ")
+    assert str(tmp_path) not in str(refused.value)
 
 
 @pytest.fixture(scope="module")

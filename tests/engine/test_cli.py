@@ -226,7 +226,7 @@ WRONG_USAGE = [
     (["complete", "FILE", "--top-k", "-1"], "--top-k: -1: it must be at least 0"),
     (["complete", "FILE", "--repetition-penalty", "0"], "--repetition-penalty: 0.0: it must be above 0"),
     (["complete", "FILE", "--seed", "-1"], "--seed: -1: it must be at least 0"),
-    (["complete", "FILE", "--budget", "0"], "--budget: '0': expected an integer of at least 1, or \"auto\""),
+    (["complete", "FILE", "--budget", "0"], "--budget: '0': expected an integer from 1 to 512, or \"auto\""),
     (["complete", "FILE", "--budget", "some"], "--budget: 'some'"),
     (["complete", "FILE", "--memory", "lots"], "--memory: 'lots': expected a size such as \"8GiB\""),
     (["complete", "FILE", "--device", "tpu"], '--device: \'tpu\': expected one of "auto", "cpu", "cuda"'),
@@ -275,8 +275,9 @@ def test_wrong_usage_is_2_and_names_the_option(
         (["complete", "FILE", "--line", "5"], "has lines 1 to 4"),
         (["complete", "FILE", "--line", "1", "--column", "16"], "has columns 1 to 15"),
         (["complete", "FILE", "--cursor", "38"], "has offsets 0 to 37"),
-        (["complete", "FILE", "--config", "/no/such.toml"], "/no/such.toml: No such file"),
+        (["complete", "FILE", "--config", "/no/such.toml"], "/no/such.toml does not exist"),
         (["complete", "FILE", "--config", "FILE"], "sum.py:1:5: "),
+        (["bench", "offload", "--memory", "2GiB", "--prompt", "/no/such.py"], "/no/such.py does not exist"),
         (["bench", "decode", "--cases", "/no/such.jsonl"], "cannot read the cases /no/such.jsonl"),
         (["bench", "replay", "--cases", "/no/such.jsonl"], "cannot read the cases /no/such.jsonl"),
         (["bench", "decode", "--cases", "FILE"], "sum.py:1: not JSON"),
@@ -369,6 +370,15 @@ def test_help_shows_every_option_of_the_contract(
     for option in [*contract.split(), "memory", "device", "config", "cursor"]:
         assert f"--{option}" in text
     assert "Examples" in text
+
+
+def test_help_shows_flags_without_a_value(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in (["complete"], ["models"], ["models", "remove"], []):
+        assert main([*command, "--help"]) == 0
+        text = capfd.readouterr().out
+        assert "--help" in text
+        assert "bool" not in text
 
 
 # --- the quick way, which parses without typer

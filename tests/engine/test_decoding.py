@@ -66,7 +66,7 @@ class Pair:
 
     def model_drafter(self) -> ModelDrafter:
         """A drafter with an empty cache."""
-        return ModelDrafter(Draft(self.drafter))
+        return ModelDrafter(Draft(self.drafter, self.target.config.vocab_size))
 
 
 def _load(paths: PairPaths, awq: bool) -> Pair:
@@ -88,6 +88,9 @@ class RandomModel:
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
         self._rows = 0
+
+    def read(self, tokens: Sequence[int], cancelled: Asked) -> int:
+        return 0
 
     def branch(
         self, tokens: Sequence[int], parents: Sequence[int], wanted: int, count: int, cancelled: Asked
@@ -285,7 +288,7 @@ def test_the_context_may_be_filled_to_its_last_position(pair: Pair) -> None:
 def test_sequoia_accepts_every_first_draw_of_a_drafter_that_equals_the_target(pair_paths: PairPaths) -> None:
     target = load_transformer(pair_paths.target, LoadOptions())
     tokenizer = Tokenizer.load(pair_paths.target)
-    drafter = ModelDrafter(Draft(load_transformer(pair_paths.target, LoadOptions())))
+    drafter = ModelDrafter(Draft(load_transformer(pair_paths.target, LoadOptions()), target.config.vocab_size))
     speculation = Speculation(drafter, NgramDrafter(), AnyCost(), 6, best_shape(6, 3))
     decoding = Decoding(Target(target), tokenizer, [5, 6, 7], SamplingParams(temperature=0.9, seed=3), speculation)
     for _ in range(8):

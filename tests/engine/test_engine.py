@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def test_only_the_last_chunk_ends_the_completion(engine: Engine) -> None:
     assert 0 < stats.prefill_ms <= stats.first_token_ms <= stats.total_ms
 
 
+def test_the_prompt_is_read_when_the_first_tokens_are_chosen(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = engine._lane  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(lane.target, "prefill_rows", 100)
+    engine.forget()
+    began = time.perf_counter()
+    chunks, times = [], []
+    for chunk in engine.complete(ask(SOURCE * 60)):
+        chunks.append(chunk)
+        times.append(1000 * (time.perf_counter() - began))
+    reading = sum(not chunk.tokens for chunk in chunks[:-1])
+    assert reading >= 3
+    stats = chunks[-1].stats
+    assert stats is not None
+    assert times[reading - 1] <= stats.prefill_ms <= times[reading]
+
+
 def test_typing_computes_only_what_is_new(engine: Engine) -> None:
     """A keystroke shares all of the prompt but the last tokens of the prefix and the mark after it."""
     engine.reset()
@@ -120,7 +137,7 @@ def test_a_prompt_longer_than_the_context_is_cut(engine: Engine) -> None:
     assert stats.prompt_tokens + 24 <= 512
 
 
-@pytest.mark.parametrize("prefix", ["", "\n", "é", "\x00\ud7ff", "<|endoftext|>"])
+@pytest.mark.parametrize("prefix", ["", "\n", "é", "\x00\ud7ff", "\ud800", "a\udc00\ud83d", "<|endoftext|>"])
 def test_any_prefix_completes(engine: Engine, prefix: str) -> None:
     assert list(engine.complete(ask(prefix, max_tokens=2)))[-1].finish_reason == "length"
 

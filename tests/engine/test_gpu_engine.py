@@ -13,8 +13,9 @@ from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import TreelineError
 from engine.kernels.gpu.linear import Int4Linear
-from engine.model.transformer import DeviceLayer
+from engine.model.transformer import DeviceLayer, never
 from engine.request import CompletionRequest, StopRules
+from engine.roles import Draft
 from tests.engine.gpu import on_a_gpu
 
 pytestmark = [pytest.mark.gpu, on_a_gpu]
@@ -79,6 +80,19 @@ def test_recorded_passes_are_replayed_and_say_the_same(on_gpu: Engine, monkeypat
     assert not target.recordings._refused
     monkeypatch.setattr(target, "recordings", None)
     assert tokens(on_gpu, request(SOURCE, speculation=False)) == recorded
+
+
+def test_a_drafter_does_not_wait_for_the_target(on_gpu: Engine) -> None:
+    drafter = on_gpu._models[1]
+    assert drafter is not None
+    draft = Draft(drafter, drafter.config.vocab_size)
+    before = draft.branch([5, 6, 7], [-1, 0, 1], 1, 4, never)  # compiles and records what it needs
+    draft.truncate(0)
+    torch.cuda._sleep(5_000_000_000)  # pyright: ignore[reportPrivateUsage]
+    end = torch.cuda.Event()
+    end.record()
+    assert draft.branch([5, 6, 7], [-1, 0, 1], 1, 4, never) == before
+    assert not end.query()
 
 
 def test_a_full_gpu_is_explained(on_gpu: Engine) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from engine.kernels.gpu.attention import tree_attention
 from engine.kernels.gpu.layer import DenseLinear, normed
 from engine.kernels.layer import LayerShape
 from engine.kernels.logits import top_logprobs
+from engine.kernels.triton.rows import silu_and_multiply
 from engine.model import loader
 from engine.model.loader import LoadOptions, load_transformer
 from tests.engine.gpu import DEVICE, ROUNDING, TYPES, error, on_a_gpu, random_awq, random_parents
@@ -112,7 +115,7 @@ def test_a_cache_grows_and_keeps_what_it_holds():
     cache.reserve(1025)
     assert (cache.allocated, cache.chunk) == (2048, chunk)
     assert torch.equal(cache.data[:, :, :1024], before)
-    cache.move([7, 9, 30], 6)
+    cache.move(torch.tensor([7, 9, 30], dtype=torch.int32, device=DEVICE), 6)
     assert torch.equal(cache.data[:, :, 6:9], before[:, :, [7, 9, 30]])
     with pytest.raises(ValueError, match="cache of 5056 slots for 5057 rows"):
         cache.reserve(5057)
@@ -125,6 +128,17 @@ def test_norm_adds_parts_and_bias_to_the_residual_stream():
     out = normed(stream, weight.to(DEVICE), 1e-5, torch.float16, parts.to(DEVICE), bias.to(DEVICE))
     assert error(stream, expected) < 1e-6
     assert error(out, reference.rms_norm(expected, weight, 1e-5)) < 1e-3
+
+
+def test_what_float16_cannot_hold_is_its_greatest_value():
+    gate = torch.tensor([300.0, 300, 300, 3, -3, -80, 300])
+    up = torch.tensor([300.0, -300, 218.3, 2, 70000, 1e30, torch.nan])
+    out = torch.empty(1, 7, dtype=torch.float16, device=DEVICE)
+    silu_and_multiply[(1, 1)](torch.cat([gate, up]).to(DEVICE), None, out, 1, 7, 1, TILE=8)
+    exact = torch.nn.functional.silu(gate) * up
+    assert out[0, :2].tolist() == [65504, -65504]
+    assert error(out[0, 2:6], exact[2:6]) < 1e-3
+    assert out[0, 6].isnan()
 
 
 class Projections:
@@ -185,6 +199,18 @@ def test_a_layer_computes_what_the_reference_does(shape, dtype):
     assert error(cache.data[0, :, 20:24], keys[:, 20:]) < ROUNDING[dtype]
     assert error(cache.data[1, :, 20:24], values[:, 20:]) < ROUNDING[dtype]
     assert error(ours.cpu() - x, expected - x) < 2 * ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rows", [64, 65, 130])
+def test_logits_are_the_same_in_any_number_of_rows(rows, dtype):
+    weight = torch.randn(40, 64, device=DEVICE).to(dtype)
+    head = GpuHead(DenseLinear(weight))
+    norm, x = torch.rand(64, device=DEVICE), torch.randn(rows, 64, device=DEVICE)
+    logits = head(x, norm, 1e-6)
+    assert logits.dtype == torch.float32
+    few = torch.cat([head(part, norm, 1e-6) for part in x.split(64)])
+    assert torch.equal(logits, few)
 
 
 class TestModel:
@@ -262,6 +288,20 @@ def test_a_recording_that_fails_is_not_tried_again(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "passes are not recorded as CUDA graphs, which slows small models down: no graphs here"
     ]
+
+
+def test_a_recording_is_made_whatever_other_threads_do(monkeypatch):
+    asked = []
+
+    @contextmanager
+    def recording(graph, **options):
+        asked.append(options)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    graph._graph(lambda: None)
+    assert asked == [{"capture_error_mode": "thread_local"}]
 
 
 def test_full_memory_is_an_error_that_says_what_was_needed():

@@ -10,7 +10,9 @@ pytest.importorskip("triton")
 from engine.errors import TreelineError
 from engine.kernels import reference
 from engine.kernels.cuda import DenseLinear, Int4Linear, join
-from engine.kernels.gpu import tune
+from engine.kernels.gpu import layout, product, tune
+from engine.offload.demand import gpu_demand
+from engine.offload.shapes import find_shape
 from tests.engine.gpu import DEVICE, ROUNDING, TYPES, error, on_a_gpu, random_awq
 
 pytestmark = pytest.mark.gpu
@@ -82,6 +84,33 @@ def test_a_rows_result_does_not_depend_on_the_other_rows():
     for layer in (linear, dense):
         together = layer(x)
         assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in (0, 7, 32))
+
+
+def test_weights_to_time_tiles_with_take_no_more_than_was_planned(monkeypatch):
+    made = []
+
+    def randint(*arguments, make=torch.randint, **options):
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(product.torch, "randint", randint)
+    product._sample(tune.Product(64, 4096, 128, torch.float16, DEVICE, tall=False), torch.Generator(DEVICE))
+    assert made[0].nbytes == 64 * 4096 // 2
+    demand = dict(gpu_demand(find_shape("codedrafter-500m"), None).fixed)
+    assert demand["activations"] == layout.SAMPLE_BYTES
+
+
+def test_weights_to_time_tiles_with_come_from_numbers_of_their_own():
+    """torch's common ones are another thread's while it records a graph."""
+    common = torch.cuda.get_rng_state if DEVICE.type == "cuda" else torch.get_rng_state
+    before = common()
+    for group in (0, 128):
+        timed = tune.Product(72, 300, group, torch.float16, DEVICE, tall=False)
+        run = product._sample(timed, torch.Generator(DEVICE))
+        parts = run(torch.ones(1, 300, dtype=torch.float16, device=DEVICE), tune.default_tiles(timed))
+        assert parts.shape[1:] == (1, 72)
+        assert 0 < parts.std() < 100
+    assert torch.equal(common(), before)
 
 
 @pytest.mark.parametrize("alike", [True, False])

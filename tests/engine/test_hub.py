@@ -70,7 +70,8 @@ def test_any_other_model_has_no_drafter_of_its_own(tmp_path: Path, cache: Path) 
     [
         (
             "llama-3.1-70b",
-            "download it with `treeline models pull hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4`",
+            "the model hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4 is not on this machine: download it with"
+            " `treeline models pull llama-3.1-70b`",
         ),
         (
             "owner/name",
@@ -90,6 +91,12 @@ def test_what_is_not_there_is_said_in_one_line(name: str, complaint: str) -> Non
         hub.resolve(name)
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_has_the_name_of_its_model(cache: Path, tmp_path: Path) -> None:
+    assert hub.name_of(hub.resolve("bundled")) == "bundled"
+    assert hub.name_of(add_to_cache(cache, "owner/a--model")) == "owner/a--model"
+    assert hub.name_of(tmp_path / "my-coder") == "my-coder"
 
 
 def test_nothing_is_asked_of_the_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_slots_move_with_their_keys_and_values() -> None:
     cache = NativeCache(shape.num_key_value_heads, shape.head_dim, 40)
     cache._data.copy_(torch.randn(cache._data.shape))
     before = cache.read(48)
-    cache.move([5, 6, 20, 39], 3)
+    cache.move(torch.tensor([5, 6, 20, 39], dtype=torch.int32), 3)
     expected = before.clone()
     expected[:, :, 3:7] = before[:, :, [5, 6, 20, 39]]
     assert torch.equal(cache.read(48), expected)

@@ -158,6 +158,29 @@ def test_a_chain_stays_in_place(count: int, past: int) -> None:
     assert cache.length == past + count
 
 
+class Noting:
+    """A layer that notes what is to be moved."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.moved: list[torch.Tensor] = []
+
+    def move(self, sources: torch.Tensor, target: int) -> None:
+        assert target == 1
+        self.moved.append(sources)
+
+
+def test_what_is_moved_is_sent_to_the_layers_device_once() -> None:
+    layers = [Noting() for _ in range(3)]
+    cache = KVCache(layers, 16)
+    cache.append([-1, 0, 0, 2])
+    cache.commit([0, 2, 3])
+    (first,), *others = [layer.moved for layer in layers]
+    assert first.tolist() == [2, 3]
+    assert all(moved[0] is first for moved in others)
+
+
 def test_memory_is_reserved_not_touched() -> None:
     """A cache for a whole context costs what is used of it: the resident set hardly grows."""
     statm = Path("/proc/self/statm")

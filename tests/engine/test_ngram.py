@@ -72,17 +72,6 @@ def test_the_second_chain_follows_another_token(text: list[int]) -> None:
     assert set(tree.children(0)) == set(list(dict.fromkeys(reversed(latest_per_length.values())))[:2])
 
 
-@given(texts, st.lists(st.integers(0, 3), min_size=1, max_size=4))
-def test_deeper_nodes_are_continued_as_if_their_path_were_text(text: list[int], path: list[int]) -> None:
-    tree = TokenTree(text[-1])
-    node = 0
-    for token in path:
-        node = tree.add(node, token, 0.0)
-    drafter_of(text).propose(tree, node, min_probability=1e-9)
-    expected = propose(drafter_of(text + path), path[-1], min_probability=1e-9)
-    assert chains(tree.subtree(node)) == expected
-
-
 def test_two_continuations_with_the_longer_match_first() -> None:
     text = [1, 2, 3, 4, 50, 51, 9, 3, 4, 60, 61, 1, 2, 3, 4]
     tree = TokenTree(4)
@@ -157,16 +146,6 @@ def test_acceptance_is_learned_per_match_length() -> None:
         drafter.extend([3])
     assert 0.9 < drafter.acceptance(2) < 1
     drafter.forget()
-    assert [drafter.acceptance(match) for match in range(20)] == before
-
-
-def test_proposals_under_a_path_that_was_not_taken_teach_nothing() -> None:
-    drafter = drafter_of([1, 2, 3, 4, 9, 9])
-    before = [drafter.acceptance(match) for match in range(20)]
-    tree = TokenTree(9)
-    node = tree.add(tree.add(0, 1, -0.1), 2, -0.2)
-    drafter.propose(tree, node)
-    drafter.extend([8, 8, 8])
     assert [drafter.acceptance(match) for match in range(20)] == before
 
 

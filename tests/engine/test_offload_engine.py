@@ -18,8 +18,10 @@ from engine.errors import TreelineError
 from engine.hub import ASSETS
 from engine.kernels import cpu
 from engine.offload import load as load_module
-from engine.offload.demand import cpu_demand
+from engine.offload import report as report_module
+from engine.offload.demand import MIB, Demand, cpu_demand
 from engine.offload.direct import DirectFile
+from engine.offload.planner import MARGIN
 from engine.offload.stream import StreamedLayers
 from engine.request import CompletionRequest, SamplingParams, StopRules
 
@@ -171,6 +173,30 @@ def test_plan_measures_this_machine(capfd: pytest.CaptureFixture[str]) -> None:
     assert answer["measured"] is True
     assert answer["plan"]["streamed"] == 0
     assert answer["best"]["tokens_per_second"] > 0
+
+
+def test_plan_of_the_bundled_pair_needs_no_disk(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report_module, "compute_seconds", lambda *_, **__: {1: 0.01, 4: 0.01})
+    assert main(["plan", "--memory", "2GiB", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert (answer["model"], answer["drafter"]) == ("bundled", "bundled-drafter")
+    assert (answer["disk"], answer["plan"]["streamed"]) == (None, 0)
+    assert main(["plan", "--memory", "2GiB"]) == 0
+    assert "disk not measured" in capfd.readouterr().out
+
+
+def test_plan_asks_for_the_disk_where_the_files_are_too_small(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report_module, "compute_seconds", lambda *_, **__: {1: 0.01, 4: 0.01})
+    monkeypatch.setattr(report_module, "cpu_demand", lambda *_: Demand((MIB,) * 12, (), 0))
+    room = str(MARGIN + 13 * MIB)  # for half of the pieces, each of which takes a huge page
+    assert main(["plan", "--memory", room]) == 1
+    assert "bundled does not fit into 77 MiB" in (complaint := capfd.readouterr().err)
+    assert complaint.endswith("give --disk, as in --disk 2GB\n")
+    assert main(["plan", "--memory", room, "--disk", "1GB"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,11 @@ def placed(directory: Path, tiers: str, slots: int = 3, copies: PlainCopies | No
             model.layers.close()
 
 
+def passes(model: Transformer, count: int) -> None:
+    for _ in range(count):
+        logits(model)
+
+
 ALIKE = [letter * LAYERS for letter in "dhs"]
 MOVED = ["".join("hsd"[(place + shift) % 3] for place in range(LAYERS)) for shift in range(3)]
 ALONE = [letter.join((others * place, others * (LAYERS - 1 - place))) for letter, others in ("dh", "hs", "sd", "ds")
@@ -179,15 +184,55 @@ def test_a_read_error_ends_the_pass_and_a_mended_disk_the_errors(
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return read(handle, buffers, offset)
 
-        def passes(count: int) -> None:
-            for _ in range(count):
-                logits(model)
-
         monkeypatch.setattr(direct.os, "preadv", preadv)
         for _ in range(3):
             with pytest.raises(TreelineError, match=r"cannot read .*\.cuda\.store at offset \d+: Input/output error"):
-                passes(5)  # the first ones may find in the rings what they need
+                passes(model, 5)  # the first ones may find in the rings what they need
         broken = range(0)
+        assert same(model, expected)
+
+
+class Failing(PlainCopies):
+    """Whose call `broken` fails as CUDA's do, until it is mended."""
+
+    def __init__(self, broken: str) -> None:
+        self.broken = broken
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        self.call("copy")
+        super().copy(source, target)
+
+    def copied(self) -> Mark:
+        self.call("copied")
+        return Noticing(self)
+
+    def wait(self, mark: Mark) -> None:
+        self.call("wait")
+
+    def call(self, name: str) -> None:
+        if name == self.broken:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+
+
+class Noticing:
+    def __init__(self, copies: Failing) -> None:
+        self._copies = copies
+
+    def synchronize(self) -> None:
+        self._copies.call("synchronize")
+
+
+@pytest.mark.parametrize("broken", ["copy", "copied", "wait", "synchronize"])
+def test_whatever_fails_in_the_copier_ends_the_pass_and_is_gone_once_mended(
+    target: Path, expected: Tensor, broken: str
+) -> None:
+    copies = Failing(broken)
+    with placed(target, "shsds", copies=copies) as model:
+        for _ in range(2):
+            with pytest.raises(TreelineError, match=r"could not be copied to the GPU: .* launch failure$") as caught:
+                passes(model, 3)  # in the first of which slots that were not used yet wait for nothing
+            assert isinstance(caught.value.__cause__, RuntimeError)
+        copies.broken = ""
         assert same(model, expected)
 
 
@@ -252,22 +297,35 @@ def test_the_engine_streams_to_a_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 class Refusing:
-    """Of CUDA's runtime: pins as many pieces as it is told to, and no more."""
+    """Of CUDA's runtime: pins as many pieces as it is told to, and no more, and lets go of no piece but the first.
+
+    An error is kept until the next launch, which then fails.
+    """
 
     def __init__(self, granted: int) -> None:
-        self.granted, self.pinned = granted, set[int]()
+        self.granted, self.pinned, self.error = granted, set[int](), 0
 
     def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
         assert size > 0
         assert flags == 0
         if len(self.pinned) >= self.granted:
-            return 2
+            return self.failed(2)
         self.pinned.add(address)
         return 0
 
     def cudaHostUnregister(self, address: int) -> int:
+        kept = len(self.pinned) < self.granted
         self.pinned.remove(address)
-        return 0
+        return self.failed(713) if kept else 0
+
+    def failed(self, error: int) -> int:
+        self.error = error
+        return error
+
+    def zeros(self, *_: object, **__: object) -> None:
+        error, self.error = self.error, 0
+        if error:
+            raise RuntimeError(f"CUDA error {error}")
 
 
 class NoStream:
@@ -288,15 +346,20 @@ def test_memory_that_is_not_pinned_is_said_once_and_used_all_the_same(
 
     class Pinning(PlainCopies):
         def pin(self, memory: Tensor) -> bool:
-            return pinning.pin(memory)
+            with monkeypatch.context() as launching:
+                launching.setattr(copies_module.torch, "zeros", runtime.zeros)
+                return pinning.pin(memory)
 
     with placed(target, "hhhhs", copies=Pinning()) as model:
         assert same(model, expected)
         assert len(runtime.pinned) == 2
+    assert runtime.error == 0
     notices = [record.getMessage() for record in caplog.records if "pins no more" in record.getMessage()]
     assert len(notices) == 1
+    monkeypatch.setattr(copies_module.torch, "zeros", runtime.zeros)
     pinning.close()
     assert runtime.pinned == set()
+    assert runtime.error == 0
 
 
 # --- order ---------------------------------------------------------------------------------------------------------

@@ -69,6 +69,16 @@ def test_more_memory_never_streams_more(demand: Demand, memory: int) -> None:
     assert len(make_plan(demand, memory + GIB, 1024, 8192).streamed) <= len(plan.streamed)
 
 
+def test_a_size_without_its_unit_is_asked_about() -> None:
+    demand = Demand((MIB,), (), 0)
+    with pytest.raises(
+        TreelineError, match=r"^0 MiB of memory \(a number alone counts bytes: was 8GiB meant\?\) are too"
+    ):
+        make_plan(demand, 8, 1024, 8192)
+    with pytest.raises(TreelineError, match="^1 MiB of memory are too little"):
+        make_plan(demand, MIB, 1024, 8192)
+
+
 def a_plan(streamed: int, layers: int = 10, slots: int = 3, host: tuple[int, ...] = ()) -> Plan:
     """`layers` of 100 bytes, the first of them resident."""
     return Plan(0, 1024, slots, tuple(range(layers - streamed)), host, (100,) * layers, (), 0)

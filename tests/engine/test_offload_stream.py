@@ -30,6 +30,7 @@ from engine.errors import Cancelled, TreelineError
 from engine.kernels import cpu
 from engine.offload import direct
 from engine.offload.repack import open_store
+from engine.offload.store import Store
 from engine.offload.stream import Ring, StreamedLayers
 
 pytestmark = [
@@ -163,6 +164,26 @@ def test_a_read_error_ends_the_pass_and_a_mended_disk_the_errors(
             assert int(found[1]) in disk.broken  # blocks are read at the same time: any may be the first to fail
         disk.broken = range(0)
         assert same(model, expected)
+        assert same(model, expected)
+
+
+def test_whatever_fails_in_a_reader_ends_the_pass_and_is_gone_once_mended(
+    target: Path, expected: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_block(*_: object) -> int:
+        raise RuntimeError
+
+    def passes(count: int) -> None:
+        for _ in range(count):
+            logits(model)
+
+    with offloaded(target) as model:
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "read_block", read_block)
+            for _ in range(2):
+                with pytest.raises(TreelineError, match="weights could not be read: RuntimeError$") as caught:
+                    passes(3)  # the first ones may find in the ring what they need
+                assert isinstance(caught.value.__cause__, RuntimeError)
         assert same(model, expected)
 
 

@@ -238,3 +238,9 @@ def test_stop_tokens() -> None:
 )
 def test_paths(path: str, shown: str) -> None:
     assert shown_path(path) == shown
+
+
+def test_a_long_path_leaves_room_for_text() -> None:
+    shown = shown_path("p/" + "deep/" * 900 + "a.py")
+    assert len(shown) <= 200
+    assert shown.endswith("deep/a.py")

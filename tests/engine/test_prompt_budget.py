@@ -25,7 +25,6 @@ fields = st.fixed_dictionaries(
         "suffix": st.integers(0, 20_000),
         "files": st.lists(st.integers(0, 20_000), max_size=3),
         "window": st.integers(128, 6000),
-        "reserve": st.integers(0, 50),
         "max_tokens": st.integers(1, 400),
         "layout": st.sampled_from([(family, layout.name) for family in FAMILIES for layout in LAYOUTS]),
     }
@@ -45,10 +44,10 @@ def test_the_window_is_never_exceeded(values: dict[str, object]) -> None:
     prefix, suffix = text[: values["prefix"]], text[values["prefix"] :][: values["suffix"]]  # type: ignore[misc]
     files = tuple(ContextFile(f"p/{n}.py", text[n : n + n]) for n in values["files"])  # type: ignore[attr-defined]
     request = CompletionRequest(prefix, suffix, "p/x.py", "python", files, max_tokens=values["max_tokens"])  # type: ignore[arg-type]
-    window, reserve = values["window"], values["reserve"]
-    prompt = build_prompt(request, tokenizer, layout, window, reserve)  # type: ignore[arg-type]
-    assert len(prompt.ids) + prompt.max_new + reserve <= window  # type: ignore[operator]
-    assert prompt.max_new >= min(values["max_tokens"], (window - reserve) // 2)  # type: ignore[operator, type-var]
+    window = values["window"]
+    prompt = build_prompt(request, tokenizer, layout, window)  # type: ignore[arg-type]
+    assert len(prompt.ids) + prompt.max_new <= window  # type: ignore[operator]
+    assert prompt.max_new >= min(values["max_tokens"], window // 2)  # type: ignore[operator, type-var]
     kept = prefix[: len(prefix) - len(tokenizer.decode(prompt.dropped))]
     near = kept[-200 if window > 1000 else -8 :]  # type: ignore[operator]
     assert near in tokenizer.decode(prompt.ids)

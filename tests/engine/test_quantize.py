@@ -24,6 +24,7 @@ from engine import autoawq, calibration
 from engine import quantize as module
 from engine.calibration import ROW, perplexity, read_calibration
 from engine.errors import TreelineError
+from engine.extras import installing
 from engine.model.loader import LoadOptions, load_transformer
 from engine.quantize import Job, Report, quantise
 from tests.engine.awq_checkpoints import auto_awq
@@ -224,7 +225,7 @@ def test_calibration_text_that_does_not_do(tmp_path: Path, name: str, content: b
 
 def test_without_autoawq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "awq", None)
-    assert "pip install 'treeline[quantize]'" in refused(Job(DRAFTER, tmp_path / "out", 64, SOURCES, 16))
+    assert installing("quantize") in refused(Job(DRAFTER, tmp_path / "out", 64, SOURCES, 16))
 
 
 def test_weights_beyond_float16_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

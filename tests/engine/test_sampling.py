@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from engine.errors import TreelineError
 from engine.request import SamplingParams
 from engine.sampling import Sampler, gumbel_noise
 
@@ -88,6 +89,24 @@ def test_only_allowed_tokens_are_chosen(temperature: float) -> None:
     best = max((4, 17, 30), key=lambda token: float(logits[token]))
     assert best in chosen
     assert chosen <= ({best} if temperature == 0 else {4, 17, 30})
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5])
+@pytest.mark.parametrize("temperature", [1e-30, 1.0, 1000.0])
+@pytest.mark.parametrize("penalty", [0.001, 1.0, 1000.0])
+def test_the_extremes_choose_a_token(top_k: int, temperature: float, penalty: float) -> None:
+    logits = torch.tensor([3.0, -2.0, 0.0, 3.0, 1.0]) * 20
+    for top_p in (1e-30, 1e-9, 1.0):
+        sampler = Sampler(SamplingParams(temperature, top_p, top_k, penalty))
+        assert sampler.choose(logits, 3, [1, 4]) in range(5)
+        assert sampler.distribution(logits, [1, 4]).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("field", ["temperature", "repetition_penalty"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e39, -1.0])
+def test_values_that_no_float32_bears_are_refused(field: str, value: float) -> None:
+    with pytest.raises(TreelineError, match=f"{field} is .*: it must be from"):
+        SamplingParams(**{field: value})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("params", FILTERS, ids=str)

@@ -56,6 +56,10 @@ def pieces() -> list[str]:
     return [*ODD, *(SOURCE[start : start + cuts.randrange(3000)] for start in starts), SOURCE]
 
 
+def test_half_a_surrogate_pair_is_read_as_unknown_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("a\ud83db \ud83c\udf32") == tokenizer.encode("a\ufffdb \U0001f332")
+
+
 def test_ids_and_text_are_those_of_transformers(tokenizer: Tokenizer, oracle: Any, family: str) -> None:
     for text in pieces():
         expected = oracle.encode(text, add_special_tokens=False)

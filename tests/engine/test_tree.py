@@ -45,14 +45,6 @@ def test_path_runs_from_the_root_to_the_node(tree: TokenTree) -> None:
         assert all(tree.parents[child] == parent for parent, child in pairwise(path))
 
 
-@given(trees())
-def test_ancestor_mask_is_the_set_of_paths(tree: TokenTree) -> None:
-    mask = tree.ancestor_mask()
-    assert mask.dtype == np.bool_
-    for node in range(len(tree)):
-        assert np.flatnonzero(mask[node]).tolist() == tree.path(node)
-
-
 @given(trees(), st.integers(0, 30))
 def test_prune_keeps_the_best_nodes(tree: TokenTree, budget: int) -> None:
     # Oracle: take the best node whose parent was taken, again and again.

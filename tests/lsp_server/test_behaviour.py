@@ -54,10 +54,14 @@ def test_taking_a_suggestion_is_seen_in_the_edits() -> None:
 def test_taking_a_part_is_seen_too() -> None:
     feedback = Feedback()
     feedback.shown(URI, Item("return value", 4, 4), 3, 4)
-    assert not feedback.edited(URI, Edit(3, 11, "return ", 0))
-    assert feedback.edited(URI, Edit(3, 16, "value", 0))
     counts = feedback.counts
-    assert (counts.accepted_in_part, counts.accepted, counts.characters) == (1, 1, len("return value"))
+    assert not feedback.edited(URI, Edit(3, 7, "ret", 0))
+    feedback.shown(URI, Item("return value", 4, 7), 3, 7)
+    assert not feedback.edited(URI, Edit(3, 11, "urn ", 0))
+    assert (counts.shown, counts.accepted_in_part, counts.accepted) == (1, 1, 0), "one suggestion, in two parts"
+    assert feedback.edited(URI, Edit(3, 16, "value", 0))
+    assert (counts.shown, counts.accepted_in_part, counts.accepted) == (1, 0, 1), "now all of it"
+    assert counts.characters == len("return value")
     feedback.shown(URI, Item("x", 0, 0), 0, 0)
     feedback.closed(URI)
     assert not feedback.edited(URI, Edit(0, 1, "x", 0))

@@ -9,12 +9,12 @@ from tests.lsp_server.rpc import CAPABILITIES, Client, initialize
 from tests.lsp_server.scripted_engine import ScriptedEngine
 
 CAPABLE = CAPABILITIES | {"notebookDocument": {"synchronization": {"dynamicRegistration": False}}}
-BOOK = "file:///work/book.ipynb"
+BOOK = "file:///project/book.ipynb"
 CODE, PROSE = 2, 1
 
 
 def cell(number: int, kind: int = CODE) -> dict[str, Any]:
-    return {"kind": kind, "document": f"vscode-notebook-cell:/work/book.ipynb#c{number}"}
+    return {"kind": kind, "document": f"vscode-notebook-cell:/project/book.ipynb#c{number}"}
 
 
 def document(number: int, text: str) -> dict[str, Any]:

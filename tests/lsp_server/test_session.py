@@ -77,7 +77,7 @@ async def complete(client: LanguageClient, uri: str, place: types.Position = END
 
 @pytest.mark.asyncio
 async def test_from_a_cold_start_to_an_accepted_suggestion(client: Any) -> None:
-    uri = "file:///work/lines.py"
+    uri = "file:///project/lines.py"
     open_document(client, uri)
     assert await complete(client, uri) == []  # the model is not there yet, and nobody is kept waiting
     said = await ready(client)
@@ -100,7 +100,7 @@ async def test_from_a_cold_start_to_an_accepted_suggestion(client: Any) -> None:
 
 @pytest.mark.asyncio
 async def test_typing_through_a_suggestion(client: Any) -> None:
-    uri = "file:///work/through.py"
+    uri = "file:///project/through.py"
     open_document(client, uri)
     await ready(client)
     first = (await complete(client, uri))[0]
@@ -117,7 +117,7 @@ async def test_typing_through_a_suggestion(client: Any) -> None:
 
 @pytest.mark.asyncio
 async def test_the_engine_is_restarted(client: Any) -> None:
-    uri = "file:///work/restart.py"
+    uri = "file:///project/restart.py"
     open_document(client, uri)
     await ready(client)
     before = await complete(client, uri)

@@ -56,6 +56,43 @@ def shown(before: str, text: str, after: str = "", done: bool = True) -> Shown:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (6 * "self._queue.remove, ", ""),
+        (20 * "mpt", ""),
+        ("x = 1\n    y = f(" + 12 * "None, ", "x = 1"),
+        ("x = 1\n" + 5 * "    self.value = value\n", "x = 1\n    self.value = value"),
+        (6 * "self.value = value\n    ", "self.value = value"),
+        (
+            "x = (\n" + 4 * "        first_argument,\n        second,\n",
+            "x = (\n        first_argument,\n        second,",
+        ),
+    ],
+)
+def test_what_goes_in_circles_ends_there(text: str, expected: str) -> None:
+    for done in (True, False):
+        said = shown("def f(self):\n    ", text, done=done)
+        assert (said.text, said.complete) == (expected, True)
+        assert bool(expected) != ("repeats itself" in said.reason)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "table = [" + 40 * "0, " + "]",
+        "table = [" + 40 * "0x00, " + "]",
+        "data = b'" + 40 * "\\x00" + "'",
+        "# a title\n    # " + 70 * "=",
+        "a, b, c = None, None, None",
+        "a = 1\n    self.first = first\n    self.second = second\n    self.third = third\n    self.fourth = fourth",
+        "return [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]",
+    ],
+)
+def test_code_that_looks_alike_goes_in_no_circles(text: str) -> None:
+    assert shown("def f(self):\n    ", text).text == text
+
+
+@pytest.mark.parametrize(
     ("before", "text", "after", "expected"),
     [
         # one line where something follows

@@ -11,6 +11,7 @@ import torch
 from engine import doctor
 from engine.cli import main
 from engine.doctor import Finding, Machine, examine, suggested
+from engine.extras import installing
 from engine.models import GIB
 from tests.server.serving import private
 
@@ -42,7 +43,7 @@ def test_a_machine_on_which_all_is_well(environment: dict[str, str]) -> None:
     [
         ("model = [\n", "configuration", "config.toml: "),
         ("modle = 'x'", "configuration", 'unknown key "modle"'),
-        ("model = 'qwen2.5-coder-7b'", "model", "treeline models pull Qwen/Qwen2.5-Coder-7B-Instruct-AWQ"),
+        ("model = 'qwen2.5-coder-7b'", "model", "treeline models pull qwen2.5-coder-7b"),
         ("model = 'bundled'\ndrafter = '/nowhere'", "model", "/nowhere does not exist"),
     ],
 )
@@ -57,7 +58,7 @@ def test_what_is_in_the_way(environment: dict[str, str], tmp_path: Path, text: s
 def test_what_is_not_installed(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_EXTRAS", {"language server": (("no-such-package",), "lsp")})
     finding = found(None, environment)["language server"]
-    assert (finding.verdict, finding.advice) == ("note", "pip install 'treeline[lsp]'")
+    assert (finding.verdict, finding.advice) == ("note", installing("lsp"))
 
 
 @pytest.mark.parametrize(

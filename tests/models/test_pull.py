@@ -17,6 +17,7 @@ from hub_server import Hub, blob_id, serve, sha256
 from huggingface_hub import constants
 
 from engine.cli import main
+from engine.offload.store import store_path
 
 ROOT = Path(__file__).parents[2]
 NAME = "owner/small"
@@ -258,6 +259,28 @@ def test_a_drafter_stays_while_another_target_needs_it(home: Path, treeline: Run
         treeline(hub, "models", "remove", "qwen2.5-coder-7b", "--yes")
         left = {path.name for path in (home / "hub").glob("models--*")}
         assert left == {f"models--{name.replace('/', '--')}" for name in (large, drafter)}
+
+
+def test_what_was_made_to_stream_from_is_removed_as_well(
+    hub: Hub, home: Path, treeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREELINE_CACHE", str(tmp_path / "cache"))
+    snapshot = pulled(treeline(hub, "models", "pull", NAME))
+    stores = [store_path(snapshot), store_path(snapshot, "cuda").with_suffix(".partial"), store_path(tmp_path)]
+    stores[0].parent.mkdir(parents=True)
+    for path in (*stores, stores[0].with_suffix(".lock")):
+        path.touch()
+    with stores[0].open("wb") as file:
+        file.truncate(1_500_000_000)
+    said = complaint(treeline(hub, "models", "remove", NAME))
+    assert f"Delete {NAME}, 0.0 GB, and its copy to stream from, 1.5 GB in {stores[0].parent}? Nobody" in said
+    assert treeline(hub, "models", "remove", NAME, "--yes").returncode == 0
+    assert list(stores[0].parent.iterdir()) == [stores[2]]
+    assert not list((home / "hub").glob("models--*"))
+
+
+def test_the_bundled_pair_is_not_removed(hub: Hub, home: Path, treeline: Run) -> None:
+    assert "the bundled pair is part of Treeline" in complaint(treeline(hub, "models", "remove", "bundled", "--yes"))
 
 
 def test_names_that_are_none_are_refused(hub: Hub, home: Path, treeline: Run) -> None:

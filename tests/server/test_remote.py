@@ -155,6 +155,12 @@ def test_what_goes_wrong_is_one_clear_line(status: int, body: bytes, complaint: 
         assert failure.match(complaint)
 
 
+def test_a_url_without_v1_is_told_of_it() -> None:
+    with answering(404, b'{"detail": "Not Found"}') as url, pytest.raises(TreelineError) as failure:
+        text_of(RemoteClient(EngineConfig(model="named", url=url.removesuffix("/v1"))))
+    assert str(failure.value).endswith(f"its API is perhaps at {url}: set url to that")
+
+
 def test_usage_and_comments_in_a_stream_are_no_text() -> None:
     body = b": hello\n\n" + sse(
         {"choices": [{"text": "a", "finish_reason": None}]},
@@ -236,7 +242,9 @@ def test_halves_of_characters_are_no_trouble() -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no.such.host.invalid/v1"])
 def test_a_server_that_is_not_there_is_said(url: str) -> None:
-    with pytest.raises(TreelineError, match=f"{url} cannot be reached"):
+    with pytest.raises(
+        TreelineError, match=rf"{url} cannot be reached \(.+\): is that server running, and url right\?"
+    ):
         text_of(RemoteClient(EngineConfig(model="m", url=url)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from tests.engine.awq_checkpoints import auto_awq
+from training.average import average
 from training.batches import BatchSource, Corpus, excerpt
 from training.checkpoints import load_reference, training_state
 from training.common import TrainingError
@@ -111,6 +114,23 @@ def test_samples_fit_their_room_and_lose_no_text(encoder: Encoder, mix: SampleMi
         assert sum(len(part.removeprefix("a/b.py\n")) for part in parts) == len(text)
 
 
+def test_no_cut_splits_a_token_where_the_suffix_comes_first(encoder: Encoder) -> None:
+    source = Source("a/b.py", Path(__file__).read_text(encoding="utf-8")[:1500], whole=True)
+    for seed in range(60):
+        ids = build_sample(encoder, source, 4000, random.Random(seed), SampleMix(fim=1.0, suffix_first=1.0))
+        written = ids[ids.index(encoder.middle) + 1 : -1]
+        assert written == encoder.encode(encoder.decode(written))
+
+
+def test_only_a_whole_middle_ends_the_text(encoder: Encoder) -> None:
+    """A row's end cuts some middles short: they do not teach the model to stop there."""
+    text = "value = 1\n" * 100
+    lasts = {
+        build_sample(encoder, Source("a", text, True), 80, random.Random(s), SampleMix(1.0))[-1] for s in range(60)
+    }
+    assert lasts == {encoder.end, encoder.pad}
+
+
 def test_other_files_stand_before_the_own_header_and_take_a_third_at_most(encoder: Encoder) -> None:
     others = (("p/far.py", "x = 1\n"), ("p/huge.py", "y = 2\n" * 300), ("p/near.py", "z = 3\n"))
     source = Source("p/own.py", "import near\n", True, others)
@@ -177,6 +197,25 @@ def test_a_run_goes_on_from_a_published_folder(name: str) -> None:
     ids = torch.arange(100, 140)[None]
     expected = load_reference(ASSETS / name)(ids).logits
     torch.testing.assert_close(model.logits(ids), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_generations_are_averaged_weight_by_weight(tmp_path: Path) -> None:
+    shutil.copytree(ASSETS / "drafter", tmp_path / "later")
+    ours = load_file(ASSETS / "drafter" / "model.safetensors")
+    theirs = {name: tensor + torch.randn_like(tensor) for name, tensor in ours.items()}
+    save_file(theirs, tmp_path / "later" / "model.safetensors")
+    mean = average(tmp_path / "later", ASSETS / "drafter", 0.25)
+    for name, tensor in mean.items():
+        assert tensor.dtype == ours[name].dtype
+        assert torch.equal(tensor, (0.75 * theirs[name].float() + 0.25 * ours[name].float()).to(tensor.dtype))
+
+
+def test_only_generations_of_one_model_are_averaged_and_then_quantised() -> None:
+    auto_awq("awq")
+    with pytest.raises(TrainingError, match="not of one shape"):
+        average(ASSETS / "drafter", ASSETS / "target", 0.5)
+    with pytest.raises(TrainingError, match="average first"):
+        average(ASSETS / "target", ASSETS / "target", 0.5)
 
 
 def test_what_the_target_writes_is_its_own(encoder: Encoder) -> None:

@@ -1,7 +1,6 @@
 /** When to start a server again that has crashed, and when not to any more. */
 
 const FIRST_MS = 500;
-const LONGEST_MS = 30_000;
 const MOST = 5; // crashes
 const WITHIN_MS = 180_000;
 
@@ -12,7 +11,7 @@ export class Backoff {
   crashed(now: number): number | undefined {
     this.#crashes = [...this.#crashes.filter((then) => now - then < WITHIN_MS), now];
     if (this.#crashes.length >= MOST) return undefined;
-    return Math.min(FIRST_MS * 2 ** (this.#crashes.length - 1), LONGEST_MS);
+    return FIRST_MS * 2 ** (this.#crashes.length - 1);
   }
 
   /** How many crashes count at present. */

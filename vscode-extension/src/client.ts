@@ -10,11 +10,30 @@ import {
   type Middleware,
 } from "vscode-languageclient/node";
 import { copy, type Log } from "./log.ts";
+import { startEnvironment, startFolder } from "./process.ts";
 import type { Quiet } from "./quiet.ts";
 import { SELECTOR } from "./selector.ts";
 import type { ServerCommand } from "./serverCommand.ts";
 import type { Handlers } from "./session.ts";
 import { serverSettings } from "./settings.ts";
+
+class Client extends LanguageClient {
+  /** Say what goes wrong in the log only: the library shows a message for each start that fails. */
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
+  }
+
+  /** End the process too where it has not answered yet: the library lets it be for a while. */
+  override async dispose(timeout?: number): Promise<void> {
+    const server = this.serverProcess;
+    try {
+      await super.dispose(timeout);
+    } catch (error) {
+      server?.kill();
+      throw error;
+    }
+  }
+}
 
 /** Return a client for `server`, not started yet. */
 export function createClient(server: ServerCommand, log: Log, quiet: Quiet, handlers: Handlers): LanguageClient {
@@ -35,8 +54,9 @@ export function createClient(server: ServerCommand, log: Log, quiet: Quiet, hand
     stdioOptions: { stdout: () => undefined, stderr: copy },
     middleware: middleware(quiet),
   };
-  const run = { command: server.command, args: [...server.args] };
-  const client = new LanguageClient("treeline", "Treeline", run, options);
+  const surroundings = { cwd: startFolder(), env: startEnvironment() }; // by itself, the library takes the workspace's folder
+  const run = { command: server.command, args: [...server.args], options: surroundings };
+  const client = new Client("treeline", "Treeline", run, options);
   client.onNotification("treeline/status", handlers.status);
   return client;
 }

@@ -1,9 +1,8 @@
 /** What the user can tell Treeline to do. */
 
-import { randomUUID } from "node:crypto";
 import * as vscode from "vscode";
 import type { Environment } from "./environment.ts";
-import { sentence, table, unasked, type Explanation } from "./explanation.ts";
+import { obstacle, sentence, table, type Explanation } from "./explanation.ts";
 import { install } from "./installer.ts";
 import type { Log } from "./log.ts";
 import { showMenu } from "./menu.ts";
@@ -13,7 +12,8 @@ import { openSample } from "./sample.ts";
 import type { Session } from "./session.ts";
 import * as settings from "./settings.ts";
 import type { Situation } from "./state.ts";
-import { page, type Statistics } from "./statistics.ts";
+import type { Statistics } from "./statistics.ts";
+import { StatisticsPanel } from "./statisticsPanel.ts";
 
 /** What commands work on. */
 export interface Parts {
@@ -28,6 +28,7 @@ export interface Parts {
 /** Register all commands. */
 export function registerCommands(parts: Parts): vscode.Disposable {
   const { extension, session, log, situation } = parts;
+  const panel = new StatisticsPanel();
   const commands: Readonly<Record<string, () => unknown>> = {
     restart: () => session.restart(),
     showLogs: () => log.main.show(),
@@ -35,7 +36,7 @@ export function registerCommands(parts: Parts): vscode.Disposable {
     toggleLanguage: () => toggleLanguage(),
     pickModel: () => pickModel(session, log),
     explain: () => explain(parts),
-    showStatistics: () => showStatistics(session),
+    showStatistics: () => showStatistics(session, panel),
     showMenu: () => showMenu(situation()),
     installServer: () => installServer(parts),
     openSample: () => openSample(),
@@ -45,7 +46,7 @@ export function registerCommands(parts: Parts): vscode.Disposable {
   const registered = Object.entries(commands).map(([name, action]) =>
     vscode.commands.registerCommand(`treeline.${name}`, () => guarded(action, log)),
   );
-  return vscode.Disposable.from(...registered);
+  return vscode.Disposable.from(panel, ...registered);
 }
 
 /** Run an action; what goes wrong is one line for the user. */
@@ -72,7 +73,7 @@ async function toggleLanguage(): Promise<void> {
 
 async function explain({ session, quiet, situation }: Parts): Promise<void> {
   const document = vscode.window.activeTextEditor?.document;
-  const reason = unasked(situation(), document !== undefined && quiet.has(document));
+  const reason = obstacle(situation(), document !== undefined && quiet.has(document));
   if (reason !== undefined) {
     void vscode.window.showInformationMessage(`Treeline: ${reason}`);
     return;
@@ -84,15 +85,15 @@ async function explain({ session, quiet, situation }: Parts): Promise<void> {
   await vscode.window.showTextDocument(await vscode.workspace.openTextDocument({ language: "markdown", content }));
 }
 
-async function showStatistics(session: Session): Promise<void> {
-  const statistics = await session.execute<Statistics>("treeline.server.statistics");
-  const panel = vscode.window.createWebviewPanel("treeline.statistics", "Treeline Statistics", vscode.ViewColumn.Active);
-  panel.webview.html = page(statistics, randomUUID());
+async function showStatistics(session: Session, panel: StatisticsPanel): Promise<void> {
+  panel.show(await session.execute<Statistics>("treeline.server.statistics"));
 }
 
 async function installServer({ environment, log, session }: Parts): Promise<void> {
   if (settings.serverCommand().length > 0) {
     throw new Error("the setting treeline.serverCommand names a server, so that no other one is used: empty it first");
   }
-  if (await install(environment, log)) await session.restart();
+  if (!(await install(environment, log))) return;
+  await session.restart();
+  await environment.tidy(); // now that nothing of this window runs in the former one
 }

@@ -1,12 +1,14 @@
 /** An environment of Python of the extension's own, with the server that came with the extension. */
 
-import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
 import * as path from "node:path";
-import { run } from "./process.ts";
+import { isCancelled, lastWords, run } from "./process.ts";
+import { isStandIn } from "./standIn.ts";
 
 const OLDEST = "3.11";
-const MARKER = "installed.txt"; // written last: without it the environment is not whole
+const MARKER = "server.txt"; // names the environment that counts, and its wheel: written last
+const FOLDER = /^server(?:-.*-(\d+)-\w+)?$/; // of a version, by a process
 
 export interface Progress {
   readonly signal: AbortSignal;
@@ -14,23 +16,27 @@ export interface Progress {
 }
 
 export class Environment {
-  readonly #folder: string;
+  readonly #storage: string;
   readonly #wheels: string;
+  readonly #ended = new AbortController();
+  #installing: Promise<void> | undefined;
 
   /** `storage`: a folder of the extension's own. `wheels`: the folder that holds the server's wheel. */
   constructor(storage: string, wheels: string) {
-    this.#folder = path.join(storage, "server");
+    this.#storage = storage;
     this.#wheels = wheels;
   }
 
   /** Its Python, or nothing if it has not been installed, or not to the end. */
   get python(): string | undefined {
-    return existsSync(path.join(this.#folder, MARKER)) ? pythonIn(this.#folder) : undefined;
+    const { folder } = this.#marked();
+    const python = folder && pythonIn(path.join(this.#storage, folder));
+    return python && existsSync(python) ? python : undefined;
   }
 
-  /** Return the wheel that was installed, by its name. */
-  async installed(): Promise<string | undefined> {
-    return this.python && (await readFile(path.join(this.#folder, MARKER), "utf8")).trim();
+  /** The wheel that was installed, by its name. */
+  get installed(): string | undefined {
+    return this.python && this.#marked().wheel;
   }
 
   /** Return the wheel that came with the extension. */
@@ -41,20 +47,75 @@ export class Environment {
     return path.join(this.#wheels, wheel);
   }
 
-  /** Make the environment anew. If that fails or is cancelled, nothing of it is left. */
+  /** Whether another wheel was installed than the one that came with the extension. */
+  async outdated(): Promise<boolean> {
+    const wheel = await this.wheel().catch(() => undefined);
+    return this.installed !== undefined && wheel !== undefined && this.installed !== path.basename(wheel);
+  }
+
+  /** Make the environment anew, beside the one that is in use. If that fails or is cancelled, nothing of it is left. */
   async install(progress: Progress): Promise<void> {
-    const wheel = await this.wheel();
-    await rm(this.#folder, { recursive: true, force: true });
-    await mkdir(this.#folder, { recursive: true });
+    if (this.#installing) throw new Error("the server is being installed already");
+    const signal = AbortSignal.any([progress.signal, this.#ended.signal]);
+    this.#installing = this.#install({ ...progress, signal });
     try {
-      for (const [command, ...args] of await steps(this.#folder, `${wheel}[lsp,server]`)) {
-        await step(command, args, progress);
-      }
-      await writeFile(path.join(this.#folder, MARKER), `${path.basename(wheel)}\n`);
+      await this.#installing;
+    } finally {
+      this.#installing = undefined;
+    }
+  }
+
+  /** Remove environments that do not count any more, as far as that is possible. */
+  async tidy(): Promise<void> {
+    if (this.#installing) return;
+    for (const name of await readdir(this.#storage).catch(() => [])) {
+      const found = FOLDER.exec(name);
+      if (!found || name === this.#marked().folder) continue;
+      const maker = Number(found[1]);
+      if (maker && maker !== process.pid && alive(maker)) continue; // another window may be at work on it
+      await remove(path.join(this.#storage, name)).catch(() => undefined);
+    }
+  }
+
+  /** End an installation that is under way. */
+  async stop(): Promise<void> {
+    this.#ended.abort();
+    await this.#installing?.catch(() => undefined);
+  }
+
+  #marked(): { folder?: string | undefined; wheel?: string | undefined } {
+    const marker = path.join(this.#storage, MARKER);
+    if (!existsSync(marker)) return {};
+    const [folder, wheel] = readFileSync(marker, "utf8").split("\n");
+    return { folder, wheel };
+  }
+
+  async #install(progress: Progress): Promise<void> {
+    const wheel = await this.wheel();
+    const [, version = ""] = path.basename(wheel).split("-");
+    await mkdir(this.#storage, { recursive: true });
+    const folder = await mkdtemp(path.join(this.#storage, `server-${version}-${process.pid}-`));
+    try {
+      await fill(folder, [`${wheel}[lsp,server]`, ...constraints(this.#wheels)], progress);
+      const draft = path.join(folder, MARKER);
+      await writeFile(draft, `${path.basename(folder)}\n${path.basename(wheel)}\n`);
+      await rename(draft, path.join(this.#storage, MARKER));
     } catch (error) {
-      await rm(this.#folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+      await remove(folder);
       throw error;
     }
+  }
+}
+
+function remove(folder: string): Promise<void> {
+  return rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+}
+
+function alive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 
@@ -62,28 +123,39 @@ function pythonIn(folder: string): string {
   return process.platform === "win32" ? path.join(folder, "Scripts", "python.exe") : path.join(folder, "bin", "python");
 }
 
-type Command = readonly [string, ...string[]];
+/** Return the arguments by which packages get the versions that the server was tested with. */
+function constraints(wheels: string): readonly string[] {
+  const file = path.join(wheels, "constraints.txt");
+  return existsSync(file) ? ["--constraint", file] : [];
+}
 
-/** Return the commands that make an environment: uv's where there is uv, else those of Python itself. */
-async function steps(folder: string, requirement: string): Promise<readonly Command[]> {
-  const python = pythonIn(folder);
+/** Make an environment with uv where there is uv, else, or where that fails, with Python's own tools. */
+async function fill(folder: string, packages: readonly string[], progress: Progress): Promise<void> {
+  let failure: unknown;
   if (await answers("uv", ["--version"])) {
-    return [
-      ["uv", "venv", "--allow-existing", "--python", `>=${OLDEST}`, folder],
-      ["uv", "pip", "install", "--python", python, requirement],
-    ];
+    try {
+      await step("uv", ["venv", "--allow-existing", "--python", `>=${OLDEST}`, folder], progress);
+      await step("uv", ["pip", "install", "--python", pythonIn(folder), ...packages], progress);
+      return;
+    } catch (error) {
+      if (isCancelled(error)) throw error;
+      failure = error;
+      progress.report("uv has failed, which knows nothing of pip's settings: trying pip");
+    }
   }
-  return [
-    [await newEnoughPython(), "-m", "venv", folder],
-    [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", requirement],
-  ];
+  const python = await newEnoughPython().catch((error: unknown) => {
+    throw failure ?? error;
+  });
+  await step(python, ["-m", "venv", "--clear", folder], progress);
+  const pip = ["-m", "pip", "--disable-pip-version-check", "--no-input", "install"];
+  await step(pythonIn(folder), [...pip, ...packages], progress);
 }
 
 /** Return a Python on PATH that Treeline runs on. */
 export async function newEnoughPython(names: readonly string[] = pythonNames()): Promise<string> {
-  const check = `import sys, venv; sys.exit(sys.version_info < (${OLDEST.replace(".", ", ")}))`;
-  for (const name of names) if (await answers(name, ["-c", check])) return name;
-  throw new Error(`no Python ${OLDEST} or newer with its venv module is on PATH: install one, then try again`);
+  const check = `import sys, venv, ensurepip; sys.exit(sys.version_info < (${OLDEST.replace(".", ", ")}))`;
+  for (const name of names) if (!(await isStandIn(name)) && (await answers(name, ["-c", check]))) return name;
+  throw new Error(`no Python ${OLDEST} or newer with its modules venv and ensurepip is on PATH: install one, then try again`);
 }
 
 function pythonNames(): readonly string[] {
@@ -100,6 +172,6 @@ async function answers(command: string, args: readonly string[]): Promise<boolea
 
 async function step(command: string, args: readonly string[], progress: Progress): Promise<void> {
   progress.report([command, ...args].join(" "));
-  const { status, stderr } = await run(command, args, { signal: progress.signal, onLine: progress.report });
-  if (status !== 0) throw new Error(stderr.trim().split("\n").at(-1) ?? `${command} ended with status ${status}`);
+  const result = await run(command, args, { signal: progress.signal, onLine: progress.report });
+  if (result.status !== 0) throw new Error(lastWords(command, result));
 }

@@ -42,13 +42,19 @@ export function sentence({ latest }: Explanation): string {
   return `${meaning.charAt(0).toUpperCase()}${meaning.slice(1)}${detail}.`;
 }
 
-/** Return why the server was not even asked, if that is so. */
-export function unasked({ server, language }: Situation, large: boolean): string | undefined {
+/** Return what keeps suggestions away as things are, if anything does: the last request may be from before that. */
+export function obstacle(situation: Situation, large: boolean): string | undefined {
+  const { server, engine, language, disabledLanguages } = situation;
   if (server.kind === "missing") return "The server was not found.";
   if (server.kind === "failed") return "The server has crashed too often.";
+  if (!situation.enabled) return "Suggestions are paused: Toggle Suggestions switches them on again.";
+  if (!situation.shown) return "VS Code shows no suggestions: its setting editor.inlineSuggest.enabled is off.";
   if (server.kind === "starting") return "The server is starting.";
   if (large) return "This file is very large: Treeline leaves it alone.";
   if (language === undefined) return "There is nothing to complete in this editor.";
+  if (disabledLanguages.includes(language)) return `Suggestions are switched off for ${language}.`;
+  if (engine?.state === "failed") return `The engine has failed: ${engine.message}`;
+  if (engine?.state !== "ready") return "The model is still loading.";
   return undefined;
 }
 

@@ -4,7 +4,7 @@ import * as os from "node:os";
 import * as vscode from "vscode";
 import type { Log } from "./log.ts";
 import { choices, toDownload, type Choice, type Models } from "./modelList.ts";
-import { run } from "./process.ts";
+import { isCancelled, lastWords, run } from "./process.ts";
 import { commandLineOf } from "./serverCommand.ts";
 import type { Session } from "./session.ts";
 
@@ -13,7 +13,10 @@ const POLL_MS = 5000;
 /** Let the user choose a model; download it if it is not here; use it. */
 export async function pickModel(session: Session, log: Log): Promise<void> {
   const treeline = commandLine(session);
-  const [listed, suggested] = await Promise.all([treeline(["models", "list", "--json"]), suggestion(treeline)]);
+  const looking = { location: vscode.ProgressLocation.Window, title: "Treeline: looking for models" };
+  const [listed, suggested] = await vscode.window.withProgress(looking, () =>
+    Promise.all([treeline(["models", "list", "--json"]), suggestion(treeline)]),
+  );
   const models = JSON.parse(listed) as Models;
   const items = choices(models, os.totalmem(), session.engine?.model ?? "", suggested);
   const placeHolder = "The model for all editors of yours on this machine";
@@ -21,7 +24,7 @@ export async function pickModel(session: Session, log: Log): Promise<void> {
   if (chosen === undefined) return;
   if (chosen.missing && !(await download(chosen, models, treeline, log))) return;
   log.main.info((await treeline(["models", "use", chosen.name])).trim());
-  await session.execute("treeline.server.restart");
+  if (session.state.kind === "running") await session.execute("treeline.server.restart"); // else the next start reads it
 }
 
 /** Runs `treeline`; a status that is not in `expected` is an error. */
@@ -34,7 +37,7 @@ function commandLine(session: Session): CommandLine {
   }
   return async (args, signal, expected = [0]) => {
     const result = await run(found.command, [...found.args, ...args], signal ? { signal } : {});
-    if (!expected.includes(result.status)) throw new Error(result.stderr.trim().split("\n").at(-1) ?? "it failed without a word");
+    if (!expected.includes(result.status)) throw new Error(lastWords("treeline", result));
     return result.stdout;
   };
 }
@@ -56,19 +59,24 @@ async function download(chosen: Choice, models: Models, treeline: CommandLine, l
     token.onCancellationRequested(() => abort.abort());
     const preset = models.presets.find((each) => each.name === chosen.name);
     let done = 0;
+    let looking = false;
+    const look = async (): Promise<void> => {
+      const answer = await treeline(["models", "list", "--json"]);
+      const missing = preset ? toDownload(JSON.parse(answer) as Models, preset) : 0;
+      const percentage = Math.floor(100 * (1 - missing / chosen.missing));
+      progress.report({ increment: Math.max(0, percentage - done), message: `${percentage}%` });
+      done = Math.max(done, percentage);
+    };
     const poll = setInterval(() => {
-      void treeline(["models", "list", "--json"]).then((answer) => {
-        const missing = preset ? toDownload(JSON.parse(answer) as Models, preset) : 0;
-        const percentage = Math.floor(100 * (1 - missing / chosen.missing));
-        progress.report({ increment: Math.max(0, percentage - done), message: `${percentage}%` });
-        done = Math.max(done, percentage);
-      }, () => undefined);
+      if (looking) return; // the last look takes longer than that
+      looking = true;
+      void look().catch(() => undefined).finally(() => (looking = false));
     }, POLL_MS);
     try {
       log.main.info((await treeline(["models", "pull", chosen.name], abort.signal)).trim());
       return true;
     } catch (error) {
-      if (abort.signal.aborted) return false;
+      if (isCancelled(error)) return false;
       throw error;
     } finally {
       clearInterval(poll);

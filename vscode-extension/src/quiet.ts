@@ -12,7 +12,7 @@ export class Quiet {
   /** A document is opened; say whether the server is spared it. */
   opened(document: TextDocument): boolean {
     const large = document.lineCount > MOST_LINES || document.getText().length > MOST_CHARACTERS;
-    if (large) this.#spared.add(document.uri.toString());
+    this.#spared[large ? "add" : "delete"](document.uri.toString()); // after a restart, all are opened anew
     return large;
   }
 

@@ -4,7 +4,7 @@ import * as vscode from "vscode";
 
 export const SAMPLE = `"""Put the cursor behind the last line's space, type "return", and pause: grey text is a suggestion.
 
-Tab accepts it, Esc dismisses it. Ctrl+Right accepts one word.
+Tab accepts it, Esc dismisses it. Ctrl+Right (macOS: Cmd+Right) accepts one word.
 """
 
 

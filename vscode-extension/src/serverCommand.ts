@@ -17,6 +17,22 @@ export function moduleOf(python: string, source: string): ServerCommand {
   return { command: python, args: MODULE, source };
 }
 
+/** What the words of a setting may refer to. `folder`: the workspace's first, if it is trusted. */
+export interface Surroundings {
+  readonly home: string;
+  readonly folder: string | undefined;
+}
+
+/** Return a command as it was set, with `~` and `${workspaceFolder}` filled in; a relative program is in the folder. */
+export function filledIn(setting: readonly string[], { home, folder }: Surroundings): readonly string[] {
+  const [command, ...args] = setting.map((word) =>
+    word.replace(/^~(?=$|[\\/])/, () => home).replaceAll("${workspaceFolder}", (place) => folder ?? place),
+  );
+  if (command === undefined) return [];
+  const relative = /[\\/]/.test(command) && !path.isAbsolute(command) && !command.startsWith("${");
+  return [relative && folder !== undefined ? path.join(folder, command) : command, ...args];
+}
+
 /** Return how `treeline` is called in the installation that the server is of, or nothing if that cannot be told. */
 export function commandLineOf(server: ServerCommand): { command: string; args: readonly string[] } | undefined {
   const at = server.args.lastIndexOf("lsp_server");

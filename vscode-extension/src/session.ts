@@ -50,6 +50,7 @@ export class Session implements vscode.Disposable {
   #client: Connection | undefined;
   #command: ServerCommand | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #starting = new AbortController(); // of the last start that was asked for
   #work: Promise<void> = Promise.resolve(); // starts and stops come one after the other
   #disposed = false;
 
@@ -107,6 +108,7 @@ export class Session implements vscode.Disposable {
   async stop(): Promise<void> {
     this.#disposed = true;
     clearTimeout(this.#timer);
+    this.#starting.abort();
     this.#work = this.#work.then(() => this.#end());
     await this.#work;
   }
@@ -117,21 +119,35 @@ export class Session implements vscode.Disposable {
   }
 
   async #notify(method: string, params: unknown): Promise<void> {
-    if (this.#state.kind === "running") await this.#client?.sendNotification(method, params);
+    if (this.#state.kind !== "running") return; // the next one is told at its start
+    await this.#client?.sendNotification(method, params).catch((error: unknown) => {
+      this.#log.main.warn(`the server was not told ${method}: ${String(error)}`); // it is about to end
+    });
   }
 
+  /** Start anew. A start that is under way is given up: what waits for it would wait for as long as it hangs. */
   #again(): Promise<void> {
     clearTimeout(this.#timer);
-    this.#work = this.#work.then(async () => {
+    this.#starting.abort();
+    const { signal } = (this.#starting = new AbortController());
+    const start = async (): Promise<void> => {
       await this.#end();
-      if (!this.#disposed) await this.#start();
+      if (!signal.aborted && !this.#disposed) await this.#start(signal);
+    };
+    this.#work = this.#work.then(start).catch((error: unknown) => {
+      this.#log.main.error(`the server cannot be started: ${String(error)}`);
+      this.#set({ kind: "failed", message: "the server cannot be started: the log says why" });
     });
     return this.#work;
   }
 
-  async #start(): Promise<void> {
+  async #start(signal: AbortSignal): Promise<void> {
     this.#set({ kind: "starting" });
-    const found = await find(await this.#places());
+    const givenUp = new Promise<undefined>((resolve) => {
+      signal.addEventListener("abort", () => resolve(undefined), { once: true });
+    });
+    const found = await Promise.race([this.#places().then((places) => find(places, signal)), givenUp]);
+    if (found === undefined || signal.aborted) return;
     if ("tried" in found) {
       for (const line of found.tried) this.#log.main.warn(`no server: ${line}`);
       this.#set({ kind: "missing", tried: found.tried });
@@ -147,9 +163,11 @@ export class Session implements vscode.Disposable {
       closed: () => this.#crashed(client),
     });
     this.#client = client;
+    const started = client.start();
     try {
-      await client.start();
-      if (this.#client === client) this.#set({ kind: "running", version, source: server.source });
+      const first = await Promise.race([started.then(() => "started"), givenUp]);
+      if (first === undefined) void started.then(() => client.dispose()).catch(() => undefined); // if it starts after all
+      else if (this.#client === client) this.#set({ kind: "running", version, source: server.source });
     } catch (error) {
       this.#log.main.error(`the server did not start: ${error instanceof Error ? error.message : String(error)}`);
       this.#crashed(client);

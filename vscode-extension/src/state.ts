@@ -27,6 +27,8 @@ export interface Situation {
   readonly server: ServerState;
   readonly engine: EngineStatus | undefined;
   readonly enabled: boolean;
+  /** Whether VS Code shows suggestions at all: its own setting. */
+  readonly shown: boolean;
   readonly disabledLanguages: readonly string[];
   /** Of the document in the active editor, undefined if suggestions are not for it. */
   readonly language: string | undefined;

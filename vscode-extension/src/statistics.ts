@@ -20,13 +20,13 @@ type Row = readonly [string, string];
 /** Return the figures, as rows of a name and a value. */
 export function figures(statistics: Statistics): readonly Row[] {
   const { shown, accepted, acceptedInPart, charactersSaved, delayMs, firstTextMs, status } = statistics;
-  const rate = shown ? ` (${Math.round((100 * (accepted + acceptedInPart)) / shown)}%)` : "";
+  const taken = Math.min(accepted + acceptedInPart, shown); // older servers count each part
   return [
     ["Characters accepted", String(charactersSaved)],
     ["Suggestions shown", String(shown)],
     ["Accepted whole", String(accepted)],
     ["Accepted in part", String(acceptedInPart)],
-    ["Accepted of those shown", shown ? `${accepted + acceptedInPart} of ${shown}${rate}` : "none yet"],
+    ["Accepted of those shown", shown ? `${taken} of ${shown} (${Math.round((100 * taken) / shown)}%)` : "none yet"],
     ["Until the first text of the model", firstTextMs ? `${firstTextMs} ms` : "not yet known"],
     ["Wait after a keystroke", `${delayMs} ms`],
     ["Model", status.model || "not yet known"],

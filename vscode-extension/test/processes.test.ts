@@ -1,59 +1,22 @@
-/** Programs that are run, servers that are found, environments that are made: with real processes. */
+/** Programs that are run, and servers that are found: with real processes. */
 
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readFileSync, realpathSync } from "node:fs";
+import { homedir } from "node:os";
 import * as path from "node:path";
-import { afterEach, beforeEach, test } from "node:test";
-import { Environment, newEnoughPython } from "../src/environment.ts";
-import { candidates, find } from "../src/finder.ts";
+import { test } from "node:test";
+import { candidates, find, type Places } from "../src/finder.ts";
 import { run } from "../src/process.ts";
-
-const NODE = process.execPath;
-const PATH = process.env.PATH ?? "";
-let folder = "";
-
-beforeEach(() => {
-  folder = mkdtempSync(path.join(tmpdir(), "treeline-"));
-});
-
-afterEach(() => {
-  process.env.PATH = PATH;
-  rmSync(folder, { recursive: true, force: true });
-});
-
-/** Write a shell script into the folder of the test, and return its path. */
-function script(name: string, ...lines: string[]): string {
-  const file = path.join(folder, name);
-  mkdirSync(path.dirname(file), { recursive: true });
-  writeFileSync(file, ["#!/bin/sh", ...lines, ""].join("\n"));
-  chmodSync(file, 0o755);
-  return file;
-}
-
-function alive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return !readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ");
-  } catch {
-    return false;
-  }
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  const began = performance.now();
-  while (!condition()) {
-    assert.ok(performance.now() - began < 30_000, "it did not happen");
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
+import { filledIn } from "../src/serverCommand.ts";
+import { isStandIn } from "../src/standIn.ts";
+import { alive, folder, pathOfTest, script, until } from "./scratch.ts";
 
 test("a program's output and status are collected", async () => {
   const lines: string[] = [];
   const onLine = (line: string) => void lines.push(line);
-  const result = await run("sh", ["-c", "echo one; echo two >&2; exit 3"], { onLine });
-  assert.deepEqual(result, { status: 3, stdout: "one\n", stderr: "two\n" });
-  assert.deepEqual(lines.sort(), ["one", "two"]);
+  const result = await run("sh", ["-c", "printf one; sleep 0.1; echo ' and two'; echo three >&2; exit 3"], { onLine });
+  assert.deepEqual(result, { status: 3, stdout: "one and two\n", stderr: "three\n" });
+  assert.deepEqual(lines.sort(), ["one and two", "three"]);
 });
 
 test("a program that is not there is an error", async () => {
@@ -61,7 +24,22 @@ test("a program that is not there is an error", async () => {
 });
 
 test("a program that says nothing for too long is ended", async () => {
-  await assert.rejects(run("sleep", ["60"], { timeoutMs: 50 }), /no answer within 0.05 s/);
+  const file = path.join(folder, "pid");
+  await assert.rejects(run("sh", ["-c", `echo $$ > ${file}; exec sleep 60`], { timeoutMs: 500 }), /no answer within 0.5 s/);
+  const pid = Number(readFileSync(file, "utf8"));
+  assert.ok(pid > 0);
+  assert.ok(!alive(pid));
+});
+
+test("a program that does not want to end is ended by force", async () => {
+  const file = path.join(folder, "pid");
+  const stubborn = `trap '' TERM; echo $$ > ${file}; while :; do sleep 0.1; done`;
+  await assert.rejects(run("sh", ["-c", stubborn], { timeoutMs: 500 }), /no answer/);
+  await until(() => !alive(Number(readFileSync(file, "utf8"))));
+});
+
+test("a program that has gone and left its output to another one keeps nobody waiting", async () => {
+  await assert.rejects(run("sh", ["-c", "setsid sleep 60 & exit 0"], { timeoutMs: 300 }), /no answer/);
 });
 
 test("cancelling ends a program and what it has started", async () => {
@@ -77,35 +55,43 @@ test("cancelling ends a program and what it has started", async () => {
   await assert.rejects(run("true", [], { signal: abort.signal }), { name: "AbortError" });
 });
 
-test("places are tried in their order, the setting alone where there is one", () => {
-  const commands = (list: ReturnType<typeof candidates>) => list.map((each) => each.command);
-  const places = { setting: [], ownPython: "/own/python", chosenPython: "/chosen/python" };
-  assert.deepEqual(commands(candidates(places, "linux")), [
-    "/own/python",
-    "/chosen/python",
-    "treeline-lsp",
-    "python3",
-    "python",
-  ]);
-  assert.deepEqual(commands(candidates({ setting: [] }, "win32")), ["treeline-lsp", "py", "python"]);
-  const [only, ...others] = candidates({ ...places, setting: ["/set/server", "--log-level", "debug"] });
+test("programs start at home, and without what changes Python's imports", async () => {
+  process.env.PYTHONPATH = folder;
+  const { stdout } = await run("sh", ["-c", "pwd -P; echo $PYTHONPATH"]).finally(() => delete process.env.PYTHONPATH);
+  assert.equal(stdout, `${realpathSync(homedir())}\n\n`);
+});
+
+const found = async (places: Places, platform: NodeJS.Platform = "linux") => {
+  const list = [];
+  for await (const each of candidates(places, platform)) list.push(each);
+  return list;
+};
+
+test("places are tried in their order, the setting alone where there is one", async () => {
+  const commands = async (...given: Parameters<typeof found>) => (await found(...given)).map((each) => each.command);
+  const places = { setting: [], ownPython: "/own/python", chosenPython: () => Promise.resolve("/chosen/python") };
+  assert.deepEqual(await commands(places), ["/own/python", "/chosen/python", "treeline-lsp", "python3", "python"]);
+  assert.deepEqual(await commands({ setting: [] }, "win32"), ["treeline-lsp", "py", "python"]);
+  const [only, ...others] = await found({ ...places, setting: ["/set/server", "--log-level", "debug"] });
   assert.deepEqual([only?.command, only?.args, others], ["/set/server", ["--log-level", "debug"], []]);
 });
 
-test("the first place that answers is taken", async () => {
+test("the first place that answers is taken, and further ones are not looked for", async () => {
   const own = script("own", "echo no module >&2; exit 1");
   const chosen = script("chosen", '[ "$*" = "-I -m lsp_server --version" ] && echo "treeline-lsp 0.1.0"');
-  const found = await find({ setting: [], ownPython: own, chosenPython: chosen });
-  assert.ok("server" in found);
-  assert.equal(found.server.command, chosen);
-  assert.equal(found.version, "0.1.0");
+  const server = await find({ setting: [], ownPython: own, chosenPython: () => Promise.resolve(chosen) });
+  assert.ok("server" in server);
+  assert.equal(server.server.command, chosen);
+  assert.equal(server.version, "0.1.0");
+  const asked = () => Promise.reject(new Error("nobody was to ask"));
+  assert.ok("server" in (await find({ setting: [], ownPython: chosen, chosenPython: asked })));
 });
 
 test("what was tried is told, and a program of another name is no server", async () => {
   const other = script("treeline-lsp", 'echo "treeline 1.0.1"');
-  const found = await find({ setting: [other] });
-  assert.ok("tried" in found);
-  assert.deepEqual(found.tried, [
+  const none = await find({ setting: [other] });
+  assert.ok("tried" in none);
+  assert.deepEqual(none.tried, [
     `${other} (the setting treeline.serverCommand): it did not say that it is Treeline's server`,
   ]);
   process.env.PATH = folder;
@@ -114,71 +100,42 @@ test("what was tried is told, and a program of another name is no server", async
   assert.match(nowhere.tried.at(-1) ?? "", /^python -I -m lsp_server \(PATH\): not there$/);
 });
 
-function withWheel(): Environment {
-  const wheels = path.join(folder, "wheels");
-  mkdirSync(wheels);
-  writeFileSync(path.join(wheels, "treeline-0.1.0-py3-none-any.whl"), "");
-  return new Environment(path.join(folder, "storage"), wheels);
-}
-
-const progress = (signal = new AbortController().signal) => {
-  const lines: string[] = [];
-  return { lines, signal, report: (line: string) => void lines.push(line) };
-};
-
-/** Stands for Python: knows `-c`, makes an environment with `-m venv`, and installs with what `pip` says. */
-function python(pip: string): void {
-  script("bin/python3", 'if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi', `case "$*" in *pip*) ${pip};; esac`);
-  process.env.PATH = `${path.join(folder, "bin")}:/usr/bin:/bin`;
-}
-
-test("without uv, an environment is made by Python's own tools", async () => {
-  python('echo "Collecting torch"');
-  const environment = withWheel();
-  assert.equal(environment.python, undefined);
-  const told = progress();
-  await environment.install(told);
-  const made = path.join(folder, "storage", "server", "bin", "python");
-  assert.equal(environment.python, made);
-  assert.equal(await environment.installed(), "treeline-0.1.0-py3-none-any.whl");
-  assert.ok(told.lines.includes("Collecting torch"));
-  const wheel = path.join(folder, "wheels", "treeline-0.1.0-py3-none-any.whl");
-  const command = `${made} -m pip --disable-pip-version-check --no-input install ${wheel}[lsp,server]`;
-  assert.ok(told.lines.includes(command), told.lines.join("\n"));
-});
-
-test("with uv, uv makes it", async () => {
-  script("bin/uv", 'if [ "$1" = venv ]; then mkdir -p "$5/bin" && : > "$5/bin/python"; fi');
-  process.env.PATH = `${path.join(folder, "bin")}:/usr/bin:/bin`;
-  const environment = withWheel();
-  const told = progress();
-  await environment.install(told);
-  assert.ok(environment.python);
-  assert.deepEqual(told.lines.map((line) => line.split(" ").slice(0, 2).join(" ")), ["uv venv", "uv pip"]);
-});
-
-test("an installation that fails leaves nothing and says why", async () => {
-  python('echo "ERROR: no space left" >&2; exit 1');
-  const environment = withWheel();
-  await assert.rejects(environment.install(progress()), /no space left/);
-  assert.equal(environment.python, undefined);
-  assert.ok(!existsSync(path.join(folder, "storage", "server")));
-});
-
-test("an installation that is cancelled leaves nothing", async () => {
-  python(`: > ${path.join(folder, "began")}; sleep 60`);
-  const environment = withWheel();
+test("looking for a server can be given up", async () => {
   const abort = new AbortController();
-  const installing = environment.install(progress(abort.signal));
-  await until(() => existsSync(path.join(folder, "began")));
+  const began = path.join(folder, "began");
+  const looking = find({ setting: [script("hangs", `: > ${began}`, "sleep 60")] }, abort.signal);
+  await until(() => existsSync(began));
   abort.abort();
-  await assert.rejects(installing, /cancelled/);
-  assert.ok(!existsSync(path.join(folder, "storage", "server")));
+  assert.match(JSON.stringify(await looking), /cancelled/);
 });
 
-test("without a wheel or a Python there is a message", async () => {
-  const environment = new Environment(path.join(folder, "storage"), path.join(folder, "none"));
-  await assert.rejects(environment.install(progress()), /carries no server/);
-  await assert.rejects(newEnoughPython([script("old", "exit 1")]), /no Python 3.11 or newer/);
-  assert.equal(await newEnoughPython([script("old", "exit 1"), NODE, script("good", "exit 0")]), path.join(folder, "good"));
+test("a command of the settings may name the home folder, and the workspace's", () => {
+  const both = { home: "/home/me", folder: "/work" };
+  const none = { home: "/home/me", folder: undefined };
+  assert.deepEqual(filledIn(["~/venv/bin/python", "-I"], both), ["/home/me/venv/bin/python", "-I"]);
+  assert.deepEqual(filledIn([".venv/bin/python", "x/y"], both), ["/work/.venv/bin/python", "x/y"]);
+  assert.deepEqual(filledIn(["python", "${workspaceFolder}/lsp.py"], both), ["python", "/work/lsp.py"]);
+  assert.deepEqual(filledIn(["${workspaceFolder}/bin/lsp"], none), ["${workspaceFolder}/bin/lsp"]);
+  assert.deepEqual(filledIn(["./bin/lsp"], none), ["./bin/lsp"]); // of a folder that is not trusted nothing is run
+  assert.deepEqual(filledIn(["treeline-lsp", "~x"], both), ["treeline-lsp", "~x"]);
+  assert.deepEqual(filledIn([], both), []);
+});
+
+test("macOS's stand-in for Python is left alone until there is a Python behind it", async (context) => {
+  if (!existsSync("/usr/bin/python3")) {
+    context.skip("this machine has no /usr/bin/python3");
+    return;
+  }
+  mkdirSync(path.join(folder, "bin"));
+  pathOfTest();
+  script("bin/xcode-select", "exit 2");
+  assert.ok(await isStandIn("python3", "darwin"));
+  assert.ok(await isStandIn("/usr/bin/python3", "darwin"));
+  assert.ok(!(await isStandIn("python3", "linux")));
+  assert.ok(!(await isStandIn("/opt/homebrew/bin/python3", "darwin")));
+  script("bin/xcode-select", '[ "$1" = -p ]');
+  assert.ok(!(await isStandIn("python3", "darwin")));
+  script("bin/xcode-select", "exit 2");
+  script("bin/python3", "exit 0");
+  assert.ok(!(await isStandIn("python3", "darwin")));
 });

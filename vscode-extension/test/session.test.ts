@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
+import type { Places } from "../src/finder.ts";
 import type { Log } from "../src/log.ts";
 import { Session, type Connection, type Handlers } from "../src/session.ts";
 import * as settings from "../src/settings.ts";
@@ -15,15 +16,15 @@ class Fake implements Connection {
   readonly handlers: Handlers;
   readonly sent: unknown[][] = [];
   disposed = false;
-  failure: Error | undefined;
+  readonly #start: Promise<void>;
 
-  constructor(handlers: Handlers, failure: Error | undefined) {
+  constructor(handlers: Handlers, start: Promise<void>) {
     this.handlers = handlers;
-    this.failure = failure;
+    this.#start = start;
   }
 
   start(): Promise<void> {
-    return this.failure ? Promise.reject(this.failure) : Promise.resolve();
+    return this.#start;
   }
 
   dispose(): Promise<void> {
@@ -37,14 +38,17 @@ class Fake implements Connection {
   }
 
   sendNotification(method: string, params: unknown): Promise<void> {
+    if (gone) return Promise.reject(new Error("the connection is closed"));
     this.sent.push([method, params]);
     return Promise.resolve();
   }
 }
 
+let places: (() => Promise<Places>) | undefined;
 let connections: Fake[] = [];
 let reported: unknown[][] = [];
-let failure: Error | undefined;
+let starting: () => Promise<void> = () => Promise.resolve();
+let gone = false;
 
 function newSession(setting: readonly string[] = SERVER, version = "0.1.0"): Session {
   const said = (...words: unknown[]) => void reported.push(words);
@@ -52,11 +56,11 @@ function newSession(setting: readonly string[] = SERVER, version = "0.1.0"): Ses
   return new Session(
     { main: channel, trace: channel } as unknown as Log,
     (_, handlers) => {
-      const connection = new Fake(handlers, failure);
+      const connection = new Fake(handlers, starting());
       connections.push(connection);
       return connection;
     },
-    () => Promise.resolve({ setting }),
+    () => places?.() ?? Promise.resolve({ setting }),
     {
       missing: (tried) => said("missing", tried.length),
       otherVersion: (server, extension) => said("version", server, extension),
@@ -83,8 +87,10 @@ async function until(condition: () => boolean): Promise<void> {
 beforeEach(() => {
   connections = [];
   reported = [];
-  failure = undefined;
+  starting = () => Promise.resolve();
+  gone = false;
   stored.user.clear();
+  stored.machine.clear();
   stored.workspace.clear();
 });
 
@@ -169,11 +175,72 @@ test("after the fifth crash nothing is started until somebody asks", async () =>
 });
 
 test("a start that fails counts as a crash", async () => {
-  failure = new Error("it will not start");
+  starting = () => Promise.reject(new Error("it will not start"));
   const session = newSession();
   await session.restart();
   assert.equal(session.state.kind, "starting");
   assert.ok(last().disposed);
+  await session.stop();
+});
+
+test("a start that hangs is given up for another one, and when the window goes", async () => {
+  starting = () => new Promise(() => undefined);
+  const session = newSession();
+  void session.restart();
+  await until(() => connections.length === 1);
+  void session.restart();
+  await until(() => connections.length === 2);
+  assert.ok(connections[0]?.disposed);
+  assert.equal(session.state.kind, "starting");
+  connections[0].handlers.closed(); // its process has been ended
+  starting = () => Promise.resolve();
+  await session.restart();
+  assert.equal(session.state.kind, "running");
+  starting = () => new Promise(() => undefined);
+  void session.restart();
+  await until(() => connections.length === 4);
+  await session.stop();
+  assert.ok(last().disposed);
+  assert.equal(connections.length, 4);
+});
+
+test("what starts after it was given up is ended", async () => {
+  let start: () => void = () => undefined;
+  starting = () => new Promise((resolve) => (start = resolve));
+  const session = newSession();
+  void session.restart();
+  await until(() => connections.length === 1);
+  await session.stop();
+  last().disposed = false;
+  start();
+  await until(() => last().disposed);
+});
+
+test("who ends while the server is looked for gets none, and is told nothing", async () => {
+  const session = newSession(["sh", "-c", "sleep 60"]);
+  void session.restart();
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  await session.stop();
+  assert.deepEqual([connections.length, reported.length], [0, 0]);
+});
+
+test("what keeps the server from being looked for is no end of it", async () => {
+  const session = newSession();
+  places = () => Promise.reject(new Error("no such place"));
+  await session.restart();
+  assert.equal(session.state.kind, "failed");
+  places = undefined;
+  await session.restart();
+  assert.equal(session.state.kind, "running");
+  await session.stop();
+});
+
+test("a server that has just gone is not told settings, and that is no error", async () => {
+  const session = newSession();
+  await session.restart();
+  gone = true;
+  await session.settingsChanged();
+  await session.trusted();
   await session.stop();
 });
 
@@ -201,4 +268,21 @@ test("toggling writes where the setting is set", async () => {
   assert.deepEqual(settings.disabledLanguages(), ["python"]);
   assert.equal(stored.user.get("treeline.disabledLanguages"), undefined);
   assert.deepEqual(settings.serverCommand(), []);
+});
+
+test("what a remote machine's settings say is toggled for the workspace, which is stronger", async () => {
+  stored.machine.set("treeline.enabled", false);
+  await settings.toggle();
+  assert.equal(settings.enabled(), true);
+  assert.equal(stored.user.get("treeline.enabled"), undefined);
+});
+
+test("a word where a list is expected is a list of it", () => {
+  stored.user.set("treeline.serverCommand", "/opt/treeline-lsp").set("treeline.disabledLanguages", "cpp");
+  assert.deepEqual(settings.serverCommand(), ["/opt/treeline-lsp"]);
+  assert.deepEqual(settings.disabledLanguages(), ["cpp"]);
+  assert.deepEqual(settings.serverSettings().disabledLanguages, ["cpp"]);
+  stored.user.set("treeline.serverCommand", "").set("treeline.disabledLanguages", ["c", 7, null]);
+  assert.deepEqual(settings.serverCommand(), []);
+  assert.deepEqual(settings.disabledLanguages(), ["c"]);
 });

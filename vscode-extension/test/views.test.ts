@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { appearance, spelled } from "../src/appearance.ts";
-import { sentence, table, unasked, type Outcome } from "../src/explanation.ts";
+import { obstacle, sentence, table, type Outcome } from "../src/explanation.ts";
 import { entries, showMenu } from "../src/menu.ts";
 import { choices, toDownload, type Models } from "../src/modelList.ts";
 import { Quiet } from "../src/quiet.ts";
@@ -28,6 +28,7 @@ const READY: Situation = {
   server: { kind: "running", version: "0.1.0", source: "PATH" },
   engine: ENGINE,
   enabled: true,
+  shown: true,
   disabledLanguages: ["markdown"],
   language: "python",
 };
@@ -77,8 +78,20 @@ test("details are those that are known", () => {
   assert.equal(spelled(39_767_785_472), "39.8 GB");
 });
 
+const KNOWN = ["trigger", "snooze", "cancelSnooze"].map((name) => `editor.action.inlineSuggest.${name}`);
+
+test("the menu has what VS Code can do, as far as this one can", () => {
+  const suggest = (change: Partial<Situation>, known = KNOWN) =>
+    entries({ ...READY, ...change }, known).map((each) => each.command).filter((each) => each.startsWith("editor."));
+  assert.deepEqual(suggest({}), KNOWN);
+  assert.deepEqual(suggest({}, KNOWN.slice(0, 1)), KNOWN.slice(0, 1));
+  for (const change of [{ enabled: false }, { language: undefined }, { language: "markdown" }]) {
+    assert.deepEqual(suggest(change), KNOWN.slice(1));
+  }
+});
+
 test("the menu follows the situation", async () => {
-  const labels = (change: Partial<Situation>) => entries({ ...READY, ...change }).map((each) => each.label);
+  const labels = (change: Partial<Situation>) => entries({ ...READY, ...change }, KNOWN).map((each) => each.label);
   assert.ok(labels({}).some((label) => label.endsWith("Pause suggestions")));
   assert.ok(labels({ enabled: false }).some((label) => label.endsWith("Resume suggestions")));
   assert.ok(labels({ language: "markdown" }).some((label) => label.endsWith("Resume suggestions for markdown")));
@@ -108,14 +121,20 @@ test("the reason is a sentence", () => {
   assert.match(sentence({ latest: null, recent: [] }), /Nothing has been asked/);
 });
 
-test("where the server was not asked, that is the reason", () => {
-  assert.equal(unasked(READY, false), undefined);
-  assert.match(unasked(READY, true) ?? "", /very large/);
-  assert.match(unasked({ ...READY, language: undefined }, false) ?? "", /nothing to complete/);
-  for (const kind of ["missing", "failed", "starting"] as const) {
-    const server = { kind, tried: [], message: "" };
-    assert.ok(unasked({ ...READY, server }, false));
-  }
+test("what keeps suggestions away as things are is the reason, whatever was asked before", () => {
+  const why = (change: Partial<Situation>, large = false) => obstacle({ ...READY, ...change }, large) ?? "";
+  assert.equal(obstacle(READY, false), undefined);
+  assert.match(why({}, true), /very large/);
+  assert.match(why({ language: undefined }), /nothing to complete/);
+  assert.match(why({ server: { kind: "missing", tried: [] } }), /not found/);
+  assert.match(why({ server: { kind: "failed", message: "" } }), /crashed/);
+  assert.match(why({ server: { kind: "starting" } }), /server is starting/);
+  assert.match(why({ enabled: false }), /paused/);
+  assert.match(why({ shown: false }), /editor\.inlineSuggest\.enabled/);
+  assert.match(why({ language: "markdown" }), /off for markdown/);
+  assert.match(why({ engine: { ...ENGINE, state: "loading" } }), /still loading/);
+  assert.match(why({ engine: undefined }), /still loading/);
+  assert.match(why({ engine: { ...ENGINE, state: "failed", message: "no memory" } }), /failed: no memory/);
 });
 
 test("recent requests are a table, the latest first", () => {
@@ -142,6 +161,8 @@ test("statistics say what is known", () => {
   assert.equal(rows.get("Characters accepted"), "42");
   assert.equal(rows.get("Accepted of those shown"), "2 of 4 (50%)");
   assert.equal(rows.get("Until the first text of the model"), "not yet known");
+  const inParts = new Map(figures({ ...STATISTICS, shown: 1, accepted: 0, acceptedInPart: 5 }));
+  assert.equal(inParts.get("Accepted of those shown"), "1 of 1 (100%)");
   const none = { ...ENGINE, model: "", tokensPerSecond: null, acceptedPerPass: null, engineMemoryBytes: null };
   const empty = new Map(figures({ ...STATISTICS, shown: 0, status: none, firstTextMs: 9 }));
   assert.equal(empty.get("Accepted of those shown"), "none yet");
@@ -205,4 +226,6 @@ test("the server hears of a large document neither its opening nor its changes, 
   assert.equal(quiet.closed(document(5, 5)), true);
   assert.equal(quiet.has(document(5, 5)), false);
   assert.equal(quiet.opened(document(1, 6_000_000)), true);
+  assert.equal(quiet.opened(document(5, 5)), false); // by another server, without having been closed
+  assert.equal(quiet.has(document(5, 5)), false);
 });

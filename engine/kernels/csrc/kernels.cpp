@@ -17,8 +17,6 @@ int64_t tl_has_vnni() { return VNNI ? 1 : 0; }
 
 int64_t tl_checksum(const void* data, int64_t bytes) { return checksum(static_cast<const uint8_t*>(data), bytes); }
 
-int64_t tl_block_bytes(const Linear* weight) { return weight->tiles() * weight->tile_bytes(); }
-
 void tl_pack_awq(const Linear* weight, void* blocks, const void* qweight, const void* qzeros, const void* scales, int64_t threads) {
     Team team(threads);
     pack_awq(*weight, static_cast<uint8_t*>(blocks), static_cast<const uint32_t*>(qweight), static_cast<const uint32_t*>(qzeros),

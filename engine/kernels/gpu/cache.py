@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
+from torch import Tensor
 
 from engine.kernels.device import memory_explained
 from engine.kernels.gpu.layout import cdiv
@@ -45,7 +44,14 @@ class GpuCache:
             grown[:, :, : self.allocated] = self.data
             self.data = grown
 
-    def move(self, sources: Sequence[int], target: int) -> None:
-        """Let slots `sources`, ascending and none before its target, become the slots from `target` on."""
-        slots = torch.tensor(sources, device=self.data.device)
-        self.data[:, :, target : target + len(sources)] = self.data[:, :, slots]
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.data.device
+
+    def move(self, sources: Tensor, target: int) -> None:
+        """Let slots `sources`, ascending and none before its target, become the slots from `target` on.
+
+        `sources`: int32 on this device.
+        """
+        self.data[:, :, target : target + len(sources)] = self.data[:, :, sources]

@@ -118,6 +118,7 @@ class Recordings:
 
 def _graph(run: Callable[[], None]) -> Replay:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads copy weights and compute meanwhile; that is none of this recording's business.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph.replay

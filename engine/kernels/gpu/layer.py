@@ -11,6 +11,7 @@ from engine.kernels.gpu.attention import tree_attention
 from engine.kernels.gpu.cache import GpuCache
 from engine.kernels.gpu.layout import cdiv
 from engine.kernels.gpu.linear import DenseLinear, Int4Linear
+from engine.kernels.gpu.product import SMALL_ROWS
 from engine.kernels.gpu.state import PassState
 from engine.kernels.gpu.tune import power_of_two
 from engine.kernels.layer import LayerShape
@@ -103,8 +104,17 @@ class GpuHead:
         self.linear = linear
 
     def __call__(self, x: Tensor, norm: Tensor, eps: float) -> Tensor:
-        """Logits float32 [rows, outputs] of x float32 [rows, hidden_size]."""
-        return self.linear(normed(x.contiguous(), norm, eps, self.linear.dtype))
+        """Logits float32 [rows, outputs] of x float32 [rows, hidden_size].
+
+        A row's are the same bits in any number of rows, which `linear` promises for few: it gets few at a time.
+        """
+        x = normed(x.contiguous(), norm, eps, self.linear.dtype)
+        if len(x) <= SMALL_ROWS:
+            return self.linear(x)
+        logits = torch.empty(len(x), len(self.linear.weight), dtype=torch.float32, device=x.device)
+        for begin in range(0, len(x), SMALL_ROWS):
+            logits[begin : begin + SMALL_ROWS] = self.linear(x[begin : begin + SMALL_ROWS])
+        return logits
 
 
 def normed(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 BLOCK_INPUTS = 256  # inputs whose nibbles share words: nibble p of word j holds input 32 p + j of its block
 ALIGNMENT = 256  # bytes: of the parts of a buffer
+# Of weights, or parts, that take turns when tiles are timed: twice what the largest cache of a GPU holds.
+SAMPLE_BYTES = 256 << 20
 
 
 def cdiv(size: int, unit: int) -> int:

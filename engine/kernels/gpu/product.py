@@ -10,12 +10,11 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from engine.kernels.gpu.layout import BLOCK_INPUTS, cdiv
+from engine.kernels.gpu.layout import BLOCK_INPUTS, SAMPLE_BYTES, cdiv
 from engine.kernels.gpu.tune import Product, Tiles, default_tiles, fastest, split
 from engine.kernels.triton.gemm import dense_product, int4_product
 
 SMALL_ROWS = 64  # up to here a weight is read once, as it is; above, it is worth expanding
-SAMPLE_BYTES = 256 << 20  # of weights, or parts, that take turns when tiles are timed, so that no cache holds them
 DENSE_STEP = 64
 
 Packed = tuple[Tensor, Tensor, Tensor]  # words, zeros, scales as triton/gemm.py describes them
@@ -68,10 +67,12 @@ def tiles(product: Product) -> Tiles:
     """Return the tiles for `product`: on a GPU the fastest, timed at the first call in this process."""
     if product.device.type != "cuda":
         return default_tiles(product)
-    x = torch.randn(32 if product.tall else 1, product.inputs, dtype=product.dtype, device=product.device)
+    # Numbers from torch's common generator may not be drawn while another thread records a graph.
+    generator = torch.Generator(product.device)
+    x = _random(32 if product.tall else 1, product.inputs, product, generator)
     row = product.inputs // 2 if product.group else 2 * product.inputs  # bytes of an output's weights
     part = replace(product, outputs=min(product.outputs, SAMPLE_BYTES // row // 128 * 128))
-    samples = cycle([_sample(part) for _ in range(max(1, SAMPLE_BYTES // (row * part.outputs)))])
+    samples = cycle([_sample(part, generator) for _ in range(max(1, SAMPLE_BYTES // (row * part.outputs)))])
 
     def run(tiles: Tiles) -> None:
         next(samples)(x, tiles)
@@ -79,21 +80,25 @@ def tiles(product: Product) -> Tiles:
     return fastest(product, run)
 
 
-def _sample(product: Product) -> Callable[[Tensor, Tiles], Tensor]:
+def _sample(product: Product, generator: torch.Generator) -> Callable[[Tensor, Tiles], Tensor]:
     """Return what multiplies by a random weight of the shape of `product`."""
     n, k, device = product.outputs, product.inputs, product.device
     if not product.group:
-        weight = torch.randn(n, k, dtype=product.dtype, device=device)
+        weight = _random(n, k, product, generator)
         return lambda x, tiles: multiply_dense(x, weight, product, tiles)
     blocks = cdiv(k, BLOCK_INPUTS)
     groups = blocks * BLOCK_INPUTS // product.group
 
     def words(rows: int) -> Tensor:
-        return torch.randint(-(2**31), 2**31 - 1, (rows, n), device=device).to(torch.int32)
+        return torch.randint(-(2**31), 2**31 - 1, (rows, n), generator=generator, dtype=torch.int32, device=device)
 
     scales = torch.full((groups // 2, n), 0x21002100, dtype=torch.int32, device=device)  # about 0.01, twice
     packed = (words(blocks * 32), words(cdiv(groups, 8)), scales)
     return lambda x, tiles: multiply_int4(x, packed, product, tiles)
+
+
+def _random(rows: int, columns: int, product: Product, generator: torch.Generator) -> Tensor:
+    return torch.randn(rows, columns, generator=generator, dtype=product.dtype, device=product.device)
 
 
 def _grid(rows: int, product: Product, splits: int, tiles: Tiles) -> tuple[int, int, int]:

@@ -116,7 +116,7 @@ def silu_and_multiply(
     splits: tl.tensor,
     TILE: tl.constexpr,
 ) -> None:
-    """Program (row, tile of columns): silu(gate) * up."""
+    """Program (row, tile of columns): silu(gate) * up; in float16 no more than the greatest finite value."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = column < width
@@ -125,4 +125,6 @@ def silu_and_multiply(
     gate = add_parts(parts, stride, splits, at, inside, bias, column)
     up = add_parts(parts, stride, splits, at + width, inside, bias, column + width)
     value = gate / (1 + tl.exp(-gate)) * up
+    if out.dtype.element_ty == tl.float16:  # some models' values exceed it, and an infinite one would spoil the row
+        value = tl.clamp(value, -65504.0, 65504.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out + row * width + column, value.to(out.dtype.element_ty), inside)

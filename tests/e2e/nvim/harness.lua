@@ -145,7 +145,10 @@ function M.run(path)
   running = coroutine.create(function()
     local scenario = assert(loadfile(path))()
     if not scenario.bare then
-      local given = { cmd = vim.json.decode(vim.env.TREELINE_TEST_SERVER) }
+      local given = {
+        cmd = vim.json.decode(vim.env.TREELINE_TEST_SERVER),
+        settings = { deadlineMs = 60000 }, -- on a busy machine too, suggestions are whole
+      }
       require("treeline").setup(vim.tbl_extend("force", given, scenario.setup or {}))
     end
     scenario.run(M)

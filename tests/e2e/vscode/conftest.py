@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.e2e.vscode.code_server import CHROMIUM, ROOT, code_server, install, missing, processes
 from tests.e2e.vscode.recording import Recording, until
@@ -35,6 +36,9 @@ FLAGS = (
     "--disable-sync",
     "--lang=en-US",
 )
+
+
+expect.set_options(timeout=60_000)  # the machine may be busy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -117,14 +121,18 @@ def open_workbench(
         for name, text in (files or {"main.py": PERIMETER}).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
+            if text.startswith("#!"):
+                (folder / name).chmod(0o755)
         recording = Recording(place / "messages.jsonl")
         if machine is None:
             machine = {"treeline.serverCommand": recorded(recording)}
         given = {**os.environ, **engine_environment, **(environment or {})}
+        settings = {"treeline.deadlineMs": 60_000, **(settings or {})}  # on a busy machine too, suggestions are whole
         flags = ("--disable-workspace-trust",) if trusted else ()
-        server = stack.enter_context(code_server(place, extensions, given, settings or {}, machine, flags))
+        server = stack.enter_context(code_server(place, extensions, given, settings, machine, flags))
         context = browser.new_context(viewport={"width": 1100, "height": 640}, locale="en-US")
         stack.callback(context.close)
+        context.set_default_timeout(60_000)
         workbench = Workbench(context.new_page(), server, folder, recording)
         opened.append(workbench)
         watch_status(workbench.page)

@@ -77,11 +77,11 @@ class Recording:
         return [each["params"] for each in messages if each.get("method") == "treeline/status"]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Return the first true value of `condition`, which another process makes true."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 60) -> Any:
+    """Return the first true value of `condition`, which another process makes true; if in vain, say `what`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+            raise AssertionError(f"{what if isinstance(what, str) else what()}: not within {seconds:.0f} s")
         time.sleep(0.05)
     return value

@@ -65,7 +65,9 @@ def test_both_suggestions_are_offered_and_ours_is_accepted(open_workbench: Openi
     seen = [until(lambda: (text := window.ghost_text()) in (ANSWER, THEIRS) and text, "a suggestion of either")]
     while seen[-1] != ANSWER or THEIRS not in seen:
         window.press("Alt+BracketRight")
-        seen.append(until(lambda: (text := window.ghost_text()) not in ("", seen[-1]) and text, f"one after {seen}"))
+        seen.append(
+            until(lambda: (text := window.ghost_text()) not in ("", seen[-1]) and text, lambda: f"one after {seen}")
+        )
         assert len(seen) < 12, seen  # ours may have further candidates
     window.press("Tab")
     window.wait_for_no_ghost()

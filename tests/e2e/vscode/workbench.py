@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from playwright.sync_api import Locator, Page, expect
 from tests.e2e.vscode.code_server import CodeServer
 from tests.e2e.vscode.recording import Recording, until
 
-SECONDS = 60
 GHOST = ".ghost-text-decoration, .ghost-text-decoration-preview, .ghost-text"
 
 
@@ -33,9 +33,9 @@ class Workbench:
             place = f"vscode-remote://{urlparse(self.server.url).netloc}{quote(str(file))}"
             payload = "&payload=" + quote(json.dumps([["openFile", place]]))
         self.page.goto(f"{self.server.url}/?folder={quote(str(self.folder))}{payload}")
-        expect(self.status).to_be_visible(timeout=1000 * SECONDS)
+        expect(self.status).to_be_visible()
         if file is not None:
-            expect(self.editor).to_be_visible(timeout=1000 * SECONDS)
+            expect(self.editor).to_be_visible()
             self.focus()
 
     # --- what is there -----------------------------------------------------------------------------------------------
@@ -65,14 +65,14 @@ class Workbench:
         """Return what the status item says of Treeline's state, in words."""
         return (self.status.locator("a").first.get_attribute("aria-label") or "").removeprefix("Treeline: ")
 
-    def wait_for_ghost(self, seconds: float = SECONDS) -> str:
+    def wait_for_ghost(self) -> str:
         """Return the suggestion, once there is one."""
-        expect(self.ghost.first).to_be_visible(timeout=1000 * seconds)
+        expect(self.ghost.first).to_be_visible()
         return self.ghost_text()
 
     def wait_for_ghost_text(self, text: str) -> None:
         """Return once this very suggestion is shown."""
-        until(lambda: self.ghost_text() == text, f"suggestion {text!r}, not {self.ghost_text()!r}")
+        until(lambda: self.ghost_text() == text, lambda: f"suggestion {text!r}, not {self.ghost_text()!r}")
 
     def said(self) -> list[str]:
         """Return what the status item has said so far: its text and, behind a bar, its description."""
@@ -85,15 +85,22 @@ class Workbench:
 
     def wait_for_no_ghost(self) -> None:
         """Return once none is shown."""
-        expect(self.ghost).to_have_count(0, timeout=1000 * SECONDS)
+        expect(self.ghost).to_have_count(0)
 
     def wait_until_ready(self) -> None:
         """Return once the engine is loaded."""
         self.wait_for_summary("ready")
 
-    def wait_for_summary(self, pattern: str, seconds: float = SECONDS) -> None:
+    def wait_for_summary(self, pattern: str) -> None:
         """Return once the status item says so."""
-        until(lambda: re.search(pattern, self.summary()), f"status {pattern!r}, not {self.summary()!r}", seconds)
+        until(lambda: re.search(pattern, self.summary()), lambda: f"status {pattern!r}, not {self.summary()!r}")
+
+    def messages(self) -> list[str]:
+        """Return all messages so far that were not closed, also those that are not shown any more."""
+        self.command("Notifications: Show Notifications")
+        center = self.page.locator(".notifications-center")
+        expect(center).to_be_visible()
+        return center.locator(".notification-list-item-message").all_text_contents()
 
     def notification(self, text: str) -> Locator:
         """A message in the corner."""
@@ -121,8 +128,9 @@ class Workbench:
         box = self.page.locator(".quick-input-widget input.input, .quick-input-widget input").first
         expect(box).to_be_visible()
         box.fill(f">{title}")
-        row = self.page.locator(".quick-input-list .monaco-list-row").filter(has_text=title).first
-        expect(row).to_be_visible(timeout=1000 * SECONDS)
+        label = self.page.locator(".label-name", has_text=re.compile(f"^{re.escape(title)}$"))
+        row = self.page.locator(".quick-input-list .monaco-list-row").filter(has=label)
+        expect(row).to_be_visible()
         row.click()
 
     def open(self, name: str, *, text: bool = True) -> None:
@@ -142,7 +150,7 @@ class Workbench:
         settings = self.server.settings() | {key.replace("__", "."): value for key, value in changes.items()}
         self.command("Preferences: Open User Settings (JSON)")
         tab = self.page.locator(".tab.active").filter(has_text="settings.json")
-        expect(tab).to_be_visible(timeout=1000 * SECONDS)
+        expect(tab).to_be_visible()
         self.editor.locator(".view-lines").click()
         self.press("Control+A")
         expect(self.page.locator("[id='status.editor.selection']")).to_contain_text("selected")
@@ -158,4 +166,5 @@ class Workbench:
     def save(self, file: Path, text: str) -> None:
         """Save, and wait until the file holds `text`."""
         self.press("Control+S")
-        until(lambda: text in file.read_text(encoding="utf-8"), f"{text!r} in {file.name}: {file.read_text()!r}")
+        there = functools.partial(file.read_text, encoding="utf-8")
+        until(lambda: text in there(), lambda: f"{text!r} in {file.name}: {there()!r}")

@@ -36,11 +36,12 @@ local function check_engine(client)
 end
 
 function M.check()
-  vim.health.start("treeline")
   if vim.fn.has("nvim-0.10") == 0 then
-    vim.health.error("Neovim 0.10 or newer is needed")
+    local health = vim.health or require("health") -- its place before 0.8, and its names before 0.10
+    health.report_error("Neovim 0.10 or newer is needed")
     return
   end
+  vim.health.start("treeline")
   vim.health.ok("Neovim " .. tostring(vim.version()))
   local cmd, where = server.find()
   if not cmd then

@@ -6,6 +6,18 @@ local config = require("treeline.config")
 ---@type table<string, table<string, any>> what keys did before setup(), as maparg() says it
 local former = {}
 
+--- What a key is mapped to in all buffers; a buffer's own mapping comes before Treeline's anyway.
+---@param key string
+---@return table<string, any>
+local function global_map(key)
+  local buf = vim.api.nvim_create_buf(false, true) -- one without mappings of its own, which maparg() would prefer
+  local found = vim.api.nvim_buf_call(buf, function()
+    return vim.fn.maparg(key, "i", false, true)
+  end)
+  vim.api.nvim_buf_delete(buf, { force = true })
+  return found
+end
+
 --- Let a key do what it does without Treeline: what it was mapped to, or what it is.
 ---@param key string
 local function fall_back(key)
@@ -25,7 +37,7 @@ end
 ---@param action string
 ---@param key string
 local function map(action, key)
-  former[key] = former[key] or vim.fn.maparg(key, "i", false, true)
+  former[key] = former[key] or global_map(key)
   vim.keymap.set("i", key, function()
     if not M[action]() then
       fall_back(key)

@@ -7,6 +7,8 @@ local M = {}
 
 local MOST_STARTS, WITHIN_SECONDS = 3, 60
 local PROGRAM = "treeline-lsp"
+local MOST_LINES, MOST_BYTES = 100000, 5000000 -- of a file that the server hears of
+local SIGTERM = 15 -- how Neovim ends a server that somebody wants ended
 
 ---@type number[] when it has ended unexpectedly, in seconds
 local deaths = {}
@@ -22,10 +24,11 @@ function M.find()
     return { vim.fn.exepath(PROGRAM) }, "PATH"
   end
   local here = vim.fn.fnamemodify(debug.getinfo(1, "S").source:sub(2), ":p:h")
-  for where, folder in pairs({
-    ["the user's tools"] = vim.fn.expand("~/.local/bin"),
-    ["the clone"] = vim.fs.normalize(here .. "/../../../../.venv/bin"),
+  for _, place in ipairs({
+    { "the user's tools", vim.fn.expand("~/.local/bin") },
+    { "the clone", vim.fs.normalize(here .. "/../../../../.venv/bin") },
   }) do
+    local where, folder = unpack(place)
     if vim.fn.executable(folder .. "/" .. PROGRAM) == 1 then
       return { folder .. "/" .. PROGRAM }, where
     end
@@ -69,6 +72,8 @@ local function wanted(buf)
     and vim.bo[buf].buftype == ""
     and vim.bo[buf].modifiable
     and vim.api.nvim_buf_get_name(buf) ~= "" -- the protocol names documents
+    and vim.api.nvim_buf_line_count(buf) <= MOST_LINES
+    and vim.api.nvim_buf_get_offset(buf, vim.api.nvim_buf_line_count(buf)) <= MOST_BYTES
     and (not only or vim.tbl_contains(only, vim.bo[buf].filetype))
 end
 
@@ -117,7 +122,7 @@ end
 ---@param client_id integer
 function M.ended(code, signal, client_id)
   status.forget(client_id)
-  if (code == 0 and signal == 0) or vim.v.exiting ~= vim.NIL then
+  if (code == 0 and signal == 0) or signal == SIGTERM or vim.v.exiting ~= vim.NIL then
     return
   end
   local now = vim.uv.now() / 1000

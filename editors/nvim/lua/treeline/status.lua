@@ -4,7 +4,7 @@ local rpc = require("treeline.rpc")
 local M = {}
 
 ---@class treeline.Status
----@field kind "Normal"|"Warning"|"Error"|"Inactive"
+---@field kind "Normal"|"Error"|"Inactive"
 ---@field busy boolean
 ---@field message string
 ---@field state "starting"|"loading"|"ready"|"failed"

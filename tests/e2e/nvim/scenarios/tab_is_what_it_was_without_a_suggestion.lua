@@ -4,7 +4,10 @@ return {
     vim.keymap.set("i", "<C-g>", "mapped before")
     vim.keymap.set("i", "<C-h>", "'<' .. 'lt>2'", { expr = true, replace_keycodes = true })
     local keys = { accept = "<Tab>", accept_word = "<C-g>", accept_line = "<C-h>", next = "<C-b>" }
+    vim.cmd.new()
+    vim.keymap.set("i", "<C-g>", "of another buffer", { buffer = true })
     require("treeline").setup({ cmd = vim.json.decode(vim.env.TREELINE_TEST_SERVER), automatic = false, keys = keys })
+    vim.cmd.bwipeout()
     t.open("plain.txt", { "x = 1" })
     vim.bo.expandtab = false
     t.type("<CR><Tab><C-g> <C-h>")

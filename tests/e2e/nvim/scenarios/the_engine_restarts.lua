@@ -1,16 +1,18 @@
 return {
   run = function(t)
     t.open("restart.py", { "def area(width, height):", "    return" })
-    local states = {}
+    local left, back = false, false
     vim.api.nvim_create_autocmd("User", {
       pattern = "TreelineStatus",
       callback = function()
-        states[require("treeline.status").latest().state] = true
+        local ready = require("treeline.status").latest().state == "ready"
+        left = left or not ready
+        back = left and ready
       end,
     })
     vim.cmd("Treeline restart")
     t.wait("the engine to be ready anew", function()
-      return (states.starting or states.loading) and states.ready
+      return back
     end)
     t.type(" ")
     t.wait_for_ghost()

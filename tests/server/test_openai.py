@@ -120,7 +120,9 @@ def logprobs_of(client: OpenAI, prompt: str, **options: object) -> tuple[Logprob
     pieces = [piece.choices[0] for piece in client.completions.create(**given, stream=True)]  # type: ignore[call-overload]
     parts = [piece.logprobs for piece in pieces if piece.logprobs]
     fields = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-    streamed = Logprobs(**{field: [each for part in parts for each in getattr(part, field)] for field in fields})
+    streamed = Logprobs.model_validate(
+        {field: [each for part in parts for each in getattr(part, field)] for field in fields}
+    )
     assert "".join(piece.text for piece in pieces) == choice.text
     return choice.logprobs, streamed, choice.text
 

@@ -218,13 +218,13 @@ WRONG_USAGE = [
     (["complete", "FILE", "--max-tokens", "0"], "--max-tokens"),
     (["complete", "FILE", "--deadline-ms", "0"], "--deadline-ms: 0.0: it must be above 0"),
     (["complete", "FILE", "--deadline-ms", "nan"], "--deadline-ms: nan: it must be above 0"),
-    (["complete", "FILE", "--temperature", "-0.5"], "--temperature: -0.5: it must be at least 0"),
+    (["complete", "FILE", "--temperature", "-0.5"], "--temperature: -0.5: it must be from 0 to 1000"),
     (["complete", "FILE", "--temperature", "nan"], "--temperature: nan"),
     (["complete", "FILE", "--temperature", "warm"], "--temperature"),
     (["complete", "FILE", "--top-p", "0"], "--top-p: 0.0: it must be above 0 and at most 1"),
     (["complete", "FILE", "--top-p", "1.1"], "--top-p: 1.1: it must be above 0 and at most 1"),
     (["complete", "FILE", "--top-k", "-1"], "--top-k: -1: it must be at least 0"),
-    (["complete", "FILE", "--repetition-penalty", "0"], "--repetition-penalty: 0.0: it must be above 0"),
+    (["complete", "FILE", "--repetition-penalty", "0"], "--repetition-penalty: 0.0: it must be from 0.001 to 1000"),
     (["complete", "FILE", "--seed", "-1"], "--seed: -1: it must be at least 0"),
     (["complete", "FILE", "--budget", "0"], "--budget: '0': expected an integer from 1 to 512, or \"auto\""),
     (["complete", "FILE", "--budget", "some"], "--budget: 'some'"),
@@ -241,7 +241,7 @@ WRONG_USAGE = [
     (["bench", "decode", "--cases", "FILE", "--limit", "0"], "--limit"),
     (["bench", "replay"], "Missing option '--cases'"),
     (["bench", "replay", "--cases", "FILE", "--client", "emacs"], "--client"),
-    (["bench", "decode", "--cases", "FILE", "--temperature", "-1"], "--temperature: -1.0: it must be at least 0"),
+    (["bench", "decode", "--cases", "FILE", "--temperature", "-1"], "--temperature: -1.0: it must be from 0 to 1000"),
 ]
 
 

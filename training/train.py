@@ -24,9 +24,9 @@ from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, run
 
 # The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax, f = first format.
-PHASES = "490x512x8s,80x1024x8s,55x2048x8s,25x2048x8"
-# Warm-up, a slow fall, and a faster one over the long rows: STEP:FACTOR, joined by straight lines.
-RATE = "0:0.02,20:0.6,420:0.5,570:0.25,650:0.01"
+PHASES = "330x512x8s,105x1024x8s,25x2048x8,44x2048x8s"
+# Warm-up and a slow fall to 2%, and again for the last phase: STEP:FACTOR, joined by straight lines.
+RATE = "0:0.02,20:0.6,220:0.5,459:0.02,464:0.3,504:0.02"
 # What all later phases are fed.
 MIX = SampleMix(fim=0.65, suffix_first=0.85)
 

@@ -114,23 +114,6 @@ def test_samples_fit_their_room_and_lose_no_text(encoder: Encoder, mix: SampleMi
         assert sum(len(part.removeprefix("a/b.py\n")) for part in parts) == len(text)
 
 
-def test_no_cut_splits_a_token_where_the_suffix_comes_first(encoder: Encoder) -> None:
-    source = Source("a/b.py", Path(__file__).read_text(encoding="utf-8")[:1500], whole=True)
-    for seed in range(60):
-        ids = build_sample(encoder, source, 4000, random.Random(seed), SampleMix(fim=1.0, suffix_first=1.0))
-        written = ids[ids.index(encoder.middle) + 1 : -1]
-        assert written == encoder.encode(encoder.decode(written))
-
-
-def test_only_a_whole_middle_ends_the_text(encoder: Encoder) -> None:
-    """A row's end cuts some middles short: they do not teach the model to stop there."""
-    text = "value = 1\n" * 100
-    lasts = {
-        build_sample(encoder, Source("a", text, True), 80, random.Random(s), SampleMix(1.0))[-1] for s in range(60)
-    }
-    assert lasts == {encoder.end, encoder.pad}
-
-
 def test_other_files_stand_before_the_own_header_and_take_a_third_at_most(encoder: Encoder) -> None:
     others = (("p/far.py", "x = 1\n"), ("p/huge.py", "y = 2\n" * 300), ("p/near.py", "z = 3\n"))
     source = Source("p/own.py", "import near\n", True, others)

@@ -116,7 +116,8 @@ def test_complete_names_the_field_at_fault(server: Served, request_: dict[str, o
 
 
 def test_absurd_values_are_survived(server: Served) -> None:
-    huge = {"prefix": "x = ", "max_tokens": 10**18, "sampling": {"seed": 10**30, "temperature": 1000.0, "top_k": 10**12}}
+    sampling = {"seed": 10**30, "temperature": 1000.0, "top_k": 10**12}
+    huge = {"prefix": "x = ", "max_tokens": 10**18, "sampling": sampling}
     stops = {"strings": ["\n"], "min_indent": 10**9}
     body = {"request": huge | {"stop": stops, "deadline_ms": 0.001}, "stream": False}
     assert SamplingParams(seed=10**30)

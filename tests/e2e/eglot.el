@@ -29,7 +29,8 @@
                `(python-mode . (,@command :initializationOptions (:completionFallback t)))))
 
 (with-temp-file "eglot.py"
-  (insert "import os\n\n\ndef größe(breite, höhe=\"𝔘\"):\n    x = \"Ä𝔘\"; return "))
+  (insert "def area(width, height):\n    x = \"Ä𝔘\"; return width * height\n\n\n"
+          "def größe(width, height):\n    x = \"Ä𝔘\"; return "))
 (find-file "eglot.py")
 (goto-char (point-max))
 (apply #'eglot--connect (eglot--guess-contact))

@@ -6,7 +6,14 @@ local function check(condition, what)
   end
 end
 
-local lines = { "import os", "", "", 'def größe(breite, höhe="𝔘"):', '    x = "Ä𝔘"; return ' }
+local lines = {
+  "def area(width, height):",
+  '    x = "Ä𝔘"; return width * height',
+  "",
+  "",
+  "def größe(width, height):",
+  '    x = "Ä𝔘"; return ',
+}
 vim.fn.writefile(lines, "raw.py")
 vim.cmd("edit raw.py")
 vim.api.nvim_win_set_cursor(0, { #lines, #lines[#lines] })

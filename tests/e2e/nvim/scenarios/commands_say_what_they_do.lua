@@ -1,6 +1,7 @@
 return {
   run = function(t)
-    t.open("commands.py", { "def area(width, height):", "    return" })
+    -- of what the server cuts short, no speed is known: this ends by itself
+    t.open("commands.py", { "def area(width, height):", '    """Return the area of a rectangle."""', "    return" })
     t.type(" ")
     t.wait_for_ghost()
     t.wait("the status of an engine that rests", function()

@@ -1,7 +1,8 @@
 return {
   setup = { keys = { accept = "<Tab>" } },
   run = function(t)
-    t.open("größe.py", { 'NAMEN = ["Ä", "𝔘", "日本"]', "", "", "def größe(breite, höhe):", "    # 𝔘𝔘 Fläche" })
+    local above = { "def area(width, height):", "    # 𝔘𝔘 Fläche", '    x = "Ä𝔘日"; return width * height', "", "" }
+    t.open("größe.py", vim.list_extend(above, { "def größe(width, height):", "    # 𝔘𝔘 Fläche" }))
     local encoding = vim.lsp.get_clients({ name = "treeline" })[1].offset_encoding
     t.eq(vim.env.TREELINE_TEST_ENCODING or "utf-8", encoding, "the negotiated encoding")
     t.type('<CR>x = "Ä𝔘日"; return ')

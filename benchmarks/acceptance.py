@@ -14,9 +14,8 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from benchmarks.common import environment, print_environment, print_json, print_table
+from benchmarks.common import completing, environment, print_environment, print_json, print_table
 from engine.bench import BenchSettings, Case, read_cases, request_for
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -93,14 +92,7 @@ def _measure(arguments: argparse.Namespace) -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.acceptance", description=__doc__)
-    parser.add_argument("--cases", type=Path, default=Path("runs/cases.jsonl"), help="default: %(default)s")
-    parser.add_argument("--limit", type=int, help="cases (default: all)")
-    parser.add_argument("--max-tokens", type=int, default=48, help="tokens a completion (default: %(default)s)")
-    parser.add_argument("--model", default="bundled", help="default: %(default)s")
-    parser.add_argument("--drafter", default="auto", help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
+    arguments = completing("acceptance", __doc__, max_tokens=48).parse_args()
     try:
         rows = _measure(arguments)
     except TreelineError as error:

@@ -10,13 +10,11 @@ themselves, in pieces of 20 lines, says how often the rule would call somebody's
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-from benchmarks.common import environment, print_environment, print_json, print_table
+from benchmarks.common import completing, environment, print_environment, print_json, print_table
 from engine.bench import BenchSettings, Case, first_line, read_cases, request_for
 from engine.cli_complete import stop_rules
 from engine.config import EngineConfig
@@ -65,18 +63,18 @@ def needed(chunks: Sequence[tuple[str, int]]) -> int:
 
 
 def summary(completed: Sequence[tuple[Case, list[tuple[str, int]]]]) -> Found:
-    """Count."""
+    """Count what became of the completions, and what the rule says of the files themselves."""
     circles = first = right = lost = tokens = spared = 0
     for case, chunks in completed:
-        text = "".join(more for more, _ in chunks)
+        text, made = "".join(more for more, _ in chunks), sum(count for _, count in chunks)
         kept, found = before_a_circle(text)
         was_right = first_line(text) == first_line(case.expected)
         circles += found
         first += found and not kept.strip()
         right += was_right
         lost += was_right and first_line(kept) != first_line(text)
-        tokens += sum(count for _, count in chunks)
-        spared += sum(count for _, count in chunks) - needed(chunks)
+        tokens += made
+        spared += made - needed(chunks)
     code = list(pieces([case for case, _ in completed]))
     called = sum(before_a_circle(piece)[1] for piece in code)
     return Found(len(completed), circles, first, tokens, spared, right, lost, len(code), called)
@@ -90,14 +88,7 @@ def pieces(cases: Sequence[Case]) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.circles", description=__doc__)
-    parser.add_argument("--cases", type=Path, default=Path("runs/cases.jsonl"), help="default: %(default)s")
-    parser.add_argument("--limit", type=int, help="cases (default: all)")
-    parser.add_argument("--max-tokens", type=int, default=64, help="tokens a completion (default: %(default)s)")
-    parser.add_argument("--model", default="bundled", help="default: %(default)s")
-    parser.add_argument("--drafter", default="auto", help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
+    arguments = completing("circles", __doc__, max_tokens=64).parse_args()
     try:
         engine = Engine.load(EngineConfig(model=arguments.model, drafter=arguments.drafter))
         cases = read_cases(arguments.cases, arguments.limit)

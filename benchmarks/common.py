@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -39,6 +40,18 @@ class Spread:
 def spread(values: Sequence[float]) -> Spread:
     """Summarise a sample of at least one value."""
     return Spread(len(values), percentile(values, 0.5), percentile(values, 0.95), max(values))
+
+
+def completing(name: str, description: str | None, max_tokens: int) -> argparse.ArgumentParser:
+    """Return the command line of a benchmark that lets a pair complete cases."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser.add_argument("--cases", type=Path, default=Path("runs/cases.jsonl"), help="default: %(default)s")
+    parser.add_argument("--limit", type=int, help="cases (default: all)")
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, help="tokens a completion (default: %(default)s)")
+    parser.add_argument("--model", default="bundled", help="default: %(default)s")
+    parser.add_argument("--drafter", default="auto", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
 
 
 def environment() -> Environment:

@@ -155,6 +155,8 @@ def before_a_circle(text: str) -> tuple[str, bool]:
 
     What is repeated holds a letter: rulers and rows of numbers are no circles. A line that is repeated stays once.
     """
+    if len(text) < min(characters for _, characters in _CIRCLES):
+        return text, False
     for found in _CIRCLE.finditer(text):
         length = len(found[0])
         long = any(length >= times * len(found[1]) and length >= characters for times, characters in _CIRCLES)

@@ -72,7 +72,9 @@ def test_vocabularies_may_be_padded_differently(
 def test_a_padding_token_of_the_target_does_not_stop_the_drafter(pair_paths: PairPaths, tmp_path: Path) -> None:
     drafter = load_transformer(pair_paths.drafter, LoadOptions())
     target = padded(pair_paths.target, tmp_path, 128)
-    decode(pair_paths, target, drafter, [5, drafter.config.vocab_size + 100, 7], sequoia=False)
+    prompt = [5, drafter.config.vocab_size + 100, 7]
+    said = decode(pair_paths, target, drafter, prompt, sequoia=False)
+    assert said == decode(pair_paths, target, target, prompt, sequoia=False)
 
 
 @pytest.mark.parametrize("sequoia", [False, True], ids=["keyed", "sequoia"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -207,22 +208,25 @@ def test_a_menu_shows_the_first_line_that_says_something(
     assert (item["label"], item["textEdit"]["newText"]) == (label, text)
 
 
-def test_a_key_that_fits_no_header_is_said(environment: dict[str, str], tmp_path: Path) -> None:
-    config = tmp_path / "treeline.toml"
-    config.write_text('url = "http://127.0.0.1:9/v1"\napi_key = "schlüssel"\n')
+@contextmanager
+def failing(environment: dict[str, str], config: Path, text: str) -> Iterator[tuple[Client, dict[str, Any]]]:
+    """A server whose configuration is `text`, and the status that says what is wrong with it."""
+    config.write_text(text)
     with launch(environment, ["--config", str(config)]) as client:
         initialize(client)
-        status = client.notified("treeline/status", lambda status: status["state"] == "failed")
+        yield client, client.notified("treeline/status", lambda status: status["state"] == "failed")
+
+
+def test_a_key_that_fits_no_header_is_said(environment: dict[str, str], tmp_path: Path) -> None:
+    text = 'url = "http://127.0.0.1:9/v1"\napi_key = "schlüssel"\n'
+    with failing(environment, tmp_path / "treeline.toml", text) as (_, status):
         assert "api_key" in status["message"]
         assert "printable ASCII" in status["message"]
 
 
 def test_a_configuration_that_cannot_be_read(environment: dict[str, str], tmp_path: Path) -> None:
     config = tmp_path / "treeline.toml"
-    config.write_text('budget = "plenty"\n')
-    with launch(environment, ["--config", str(config)]) as client:
-        initialize(client)
-        status = client.notified("treeline/status", lambda status: status["state"] == "failed")
+    with failing(environment, config, 'budget = "plenty"\n') as (client, status):
         assert status["kind"] == "Error"
         assert "budget" in status["message"]
         assert reason(client, "file:///a.py") == "engine error"

@@ -24,6 +24,7 @@ from engine.logprobs import token_logprobs
 from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
 from engine.offload.demand import GPU_CONTEXT, resident_bytes
+from engine.offload.gpu_load import phase_of
 from engine.offload.load import is_consumed, load_within
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
@@ -106,11 +107,11 @@ class Engine:
             check_vocabularies(pair.drafter, tokenizer)
         if _fits(config, pair, device):
             options = LoadOptions(device, dtype, context=config.context_length)
-            target = load_transformer(pair.target, options, _phase(progress, "target"))
+            target = load_transformer(pair.target, options, phase_of(progress, "target"))
             drafter = None
             if pair.drafter:
                 options = replace(options, guesses=True)
-                drafter = load_transformer(pair.drafter, options, _phase(progress, "drafter"))
+                drafter = load_transformer(pair.drafter, options, phase_of(progress, "drafter"))
         else:
             target, drafter = _load_within(config, pair, device, progress)
         cpu.use_threads(config.threads, native_only=all(model.fused for model in (target, drafter) if model))
@@ -359,7 +360,3 @@ def check_vocabularies(directory: Path, target: Tokenizer) -> None:
             f"the drafter {directory} has a vocabulary of {drafter.vocab_size} tokens that is not the target's of"
             f" {target.vocab_size}: a drafter must share the target's tokenizer; choose another, or --drafter none"
         )
-
-
-def _phase(progress: LoadProgress | None, phase: str) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress(phase, done, total)) if progress else None

@@ -145,10 +145,27 @@ def test_a_path_too_long_for_a_socket_gets_a_port_and_a_token(tmp_path: Path) ->
 # --- another version
 
 
-def other_version(environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A daemon that says it is Treeline 0.0.1."""
+# An engine that gives a first text and then goes on until it is told to stop.
+ENDLESS = """
+import time
+from engine.engine import Engine
+
+complete = Engine.complete
+
+def endless(self, request, cancelled):
+    yield next(complete(self, request, cancelled))
+    while not cancelled():
+        time.sleep(0.01)
+
+Engine.complete = endless
+"""
+
+
+def other_version(environment: dict[str, str], before: str = "") -> subprocess.Popen[bytes]:
+    """A daemon that says it is Treeline 0.0.1, and runs `before` before it serves."""
     code = (
         "import engine; engine.__version__ = '0.0.1'\n"
+        f"{before}\n"
         "from engine.config import EngineConfig\n"
         "from engine.server.daemon import ServeOptions, serve\n"
         "serve(ServeOptions(EngineConfig()), lambda where: print(where, flush=True))"
@@ -188,14 +205,13 @@ def test_a_daemon_of_another_version_is_replaced_when_it_is_idle(
 
 
 def test_a_busy_daemon_of_another_version_is_left_alone(environment: dict[str, str]) -> None:
-    old = other_version(environment)
+    old = other_version(environment, ENDLESS)
     files = daemon_files(CONFIG, environment)
     transport = httpx.HTTPTransport(uds=str(files.socket))
     with httpx.Client(transport=transport, base_url="http://x", timeout=60) as theirs:
         while theirs.get("/health").json()["status"] == "loading":
             time.sleep(0.05)
-        body = {"prompt": "numbers = [", "max_tokens": 1500, "stream": True, "temperature": 2, "seed": 0}
-        with theirs.stream("POST", "/v1/completions", json=body | {"n": 16}) as response:
+        with theirs.stream("POST", "/v1/completions", json={"prompt": "numbers = [", "stream": True}) as response:
             next(response.iter_lines())
             with Client(environment=environment) as client, pytest.raises(TreelineError, match=r"0\.0\.1.* busy"):
                 client.complete(SHORT)

@@ -25,8 +25,8 @@ from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, load_model, run
 
 # The run that made the bundled drafter.
-PHASES = "100x512x2s,45x1024x2s,47x2048x2s"
-RATE = "0:0.05,10:0.6,80:0.6,159:0.02,163:0.3,192:0.02"
+PHASES = "50x512x2s,30x1024x2s,60x2048x2s"
+RATE = "0:0.05,10:0.6,60:0.5,140:0.02"
 ROLLOUTS = 0.25
 SOURCE_LAYERS = (0, 4)  # of the target: the two that the whole stack grew from
 

@@ -97,11 +97,11 @@ def agreement(target: Any, drafter: Any, encoder: Encoder, documents: list[Docum
 
 
 def continued_positions(ids: torch.Tensor, encoder: Encoder) -> torch.Tensor:
-    """Indices from ``<|fim_middle|>`` to the token before ``<|endoftext|>``; int64 [n]."""
+    """Indices from ``<|fim_middle|>`` to the token before the sample's last; int64 [n]."""
     chosen: list[int] = []
     inside = False
     for index, token in enumerate(ids.tolist()):
-        inside = token == encoder.middle or (inside and token != encoder.end)
+        inside = token == encoder.middle or (inside and token not in (encoder.end, encoder.pad))
         if inside:
             chosen.append(index)
     return torch.tensor(chosen, dtype=torch.int64)

@@ -5,10 +5,11 @@ r"""Token layouts of one training sample: plain text, or fill-in-the-middle with
     PSM    HEAD <|fim_prefix|>PREFIX<|fim_suffix|>SUFFIX<|fim_middle|>MIDDLE<|endoftext|>
     HEAD   [<|file_sep|>PATH\n OTHER FILE ...] [<|file_sep|>PATH\n]
 
-Prefix, middle and suffix are cut at characters (often inside a word) and encoded separately, so that the model learns
-to finish a word that the user has begun to type. In SPM order nothing stands between prefix and middle: continuing is
-ordinary text prediction, which a small model learns from every token, and typing only appends to the prompt, which
-keeps a cached prompt valid. A plain sample that stops inside a file ends with <|fim_pad|>, which is never a target.
+The cuts fall at characters, often inside a word. In SPM order nothing stands between prefix and middle, and both are
+encoded as one text: continuing is ordinary text prediction, which a small model learns from every token, and typing
+only appends to the prompt, which keeps a cached prompt valid. Healing takes a word that the user has begun back to
+where its token begins (`engine.tokenizer`). In PSM order the parts are encoded separately. What stops before its end,
+at the end of a row or of a window, ends with <|fim_pad|>, which is never a target.
 """
 
 from __future__ import annotations
@@ -160,12 +161,18 @@ def build_sample(encoder: Encoder, source: Source, room: int, rng: random.Random
     if rng.random() >= mix.fim or len(text) < 40:
         return head + [*encoder.encode(text), last][:room]
     cut = choose_cut(text, rng)
-    prefix, middle = encoder.encode(text[: cut.start]), encoder.encode(text[cut.start : cut.end])
+    suffix_first = rng.random() < mix.suffix_first
+    prefix = encoder.encode(text[: cut.start])
+    if suffix_first:
+        joined = encoder.encode(text[: cut.end])
+        prefix, middle = joined[: len(prefix)], joined[len(prefix) :]
+    else:
+        middle = encoder.encode(text[cut.start : cut.end])
     suffix = [] if rng.random() < mix.empty_suffix else encoder.encode(text[cut.end :])
+    last = encoder.end if len(middle) <= room // 2 else encoder.pad
     middle = middle[: room // 2]
     room -= len(middle) + 4
     keep_suffix = min(len(suffix), max(room // 3, room - len(prefix)))
     keep_prefix = min(len(prefix), room - keep_suffix)
     prefix, suffix = prefix[len(prefix) - keep_prefix :], suffix[:keep_suffix]
-    prompt = encoder.prompt(prefix, suffix, rng.random() < mix.suffix_first)
-    return [*head, *prompt, *middle, encoder.end]
+    return [*head, *encoder.prompt(prefix, suffix, suffix_first), *middle, last]

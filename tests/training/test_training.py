@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from training.data import Document
 from training.export import check_logits, write_folder
 from training.layouts import Encoder, SampleMix, Source, build_sample, choose_cut
 from training.loss import SampledVocabulary, cross_entropy, divergence
-from training.model import Llama, LlamaShape, grow
+from training.model import Llama, LlamaShape, grow, restore, widen
 from training.rollouts import continue_rows
 from training.schedule import Plan, parse_knots, parse_phases
 
@@ -89,6 +88,9 @@ def test_growing_keeps_the_function() -> None:
     torch.testing.assert_close(grow(model, 6).logits(ids), model.logits(ids))
     with pytest.raises(ValueError, match="not a multiple"):
         grow(model, 3)
+    torch.testing.assert_close(widen(model, 160).logits(ids), model.logits(ids))
+    with pytest.raises(ValueError, match="cannot widen 96"):
+        widen(model, 64)
 
 
 def test_exported_logits_equal_transformers(tmp_path: Path) -> None:
@@ -112,6 +114,23 @@ def test_samples_fit_their_room_and_lose_no_text(encoder: Encoder, mix: SampleMi
         parts = [encoder.decode(part) for part in split_at_marks(whole, encoder)]
         assert whole[-1] == encoder.end
         assert sum(len(part.removeprefix("a/b.py\n")) for part in parts) == len(text)
+
+
+def test_no_cut_splits_a_token_where_the_suffix_comes_first(encoder: Encoder) -> None:
+    source = Source("a/b.py", Path(__file__).read_text(encoding="utf-8")[:1500], whole=True)
+    for seed in range(60):
+        ids = build_sample(encoder, source, 4000, random.Random(seed), SampleMix(fim=1.0, suffix_first=1.0))
+        written = ids[ids.index(encoder.middle) + 1 : -1]
+        assert written == encoder.encode(encoder.decode(written))
+
+
+def test_only_a_whole_middle_ends_the_text(encoder: Encoder) -> None:
+    """A row's end cuts some middles short: they do not teach the model to stop there."""
+    text = "value = 1\n" * 100
+    lasts = {
+        build_sample(encoder, Source("a", text, True), 80, random.Random(s), SampleMix(1.0))[-1] for s in range(60)
+    }
+    assert lasts == {encoder.end, encoder.pad}
 
 
 def test_other_files_stand_before_the_own_header_and_take_a_third_at_most(encoder: Encoder) -> None:
@@ -175,8 +194,7 @@ def test_a_run_goes_on_from_a_published_folder(name: str) -> None:
     if name == "target":
         auto_awq("awq")
     saved = training_state(ASSETS / name)
-    model = Llama(replace(LlamaShape(), layers=saved["layers"]), torch.float32)
-    model.load_state_dict(saved["model"])
+    model = restore(saved, torch.float32)
     ids = torch.arange(100, 140)[None]
     expected = load_reference(ASSETS / name)(ids).logits
     torch.testing.assert_close(model.logits(ids), expected, atol=1e-3, rtol=1e-4)

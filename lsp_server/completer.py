@@ -150,9 +150,6 @@ class Completer:
         generation = hit.generation
         shown = await self._worth_showing(generation, len(hit.typed), at_once=kind == "branch")
         ask.watch.mark("engine")
-        if shown.complete and not generation.done:
-            generation.enough = True
-            generation.cancel()
         if generation.error and not shown.text:
             return Answer(ask.outcome("engine error", generation.error))
         if generation.broken and not generation.error:
@@ -284,9 +281,14 @@ class Completer:
         return generation
 
     def _check(self, generation: Generation) -> None:
-        """Stop a generation that the typing has contradicted; that may show only when its text comes."""
+        """Stop a generation that the typing has contradicted, which may show only when its text comes, or that has
+        said all that will be shown of it, whether somebody waits for it or not.
+        """
         place = self._places.get(generation.view.uri)
         if place is not None and not _goes_along(generation, place):
+            generation.cancel()
+        elif generation.finish_reason is None and shape(generation.text, generation.view, done=False).complete:
+            generation.enough = True
             generation.cancel()
 
     def _ended(self, generation: Generation) -> None:

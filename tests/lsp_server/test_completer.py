@@ -252,6 +252,21 @@ def test_a_suggestion_that_was_cut_short_is_continued_where_it_ends() -> None:
     run(check)
 
 
+def test_what_is_computed_ahead_ends_where_nothing_more_of_it_would_be_shown() -> None:
+    async def check() -> None:
+        circles = ["y = 2\n    ", *(["total = 0\n    "] * 12), asyncio.Event()]
+        engine = ScriptedEngine(lambda request: ["1"] if request.prefix == "if a:\n    x = " else circles)
+        completer = made(engine, replace(QUIET, prefetch=True))
+        await completer.complete(asking("if a:\n    x = "))
+        await asyncio.sleep(0.01)
+        assert (len(engine.requests), engine.running) == (2, 0)
+        below = await completer.complete(asking("if a:\n    x = 1\n    "))
+        assert (below.outcome.kind, texts(below)) == ("prefetched", ["y = 2\n    total = 0"])
+        assert len([request for request in engine.requests if request.prefix.endswith("x = 1\n    ")]) == 1
+
+    run(check)
+
+
 def test_the_first_key_that_contradicts_ends_what_was_computed_ahead() -> None:
     async def check() -> None:
         hold = asyncio.Event()

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine.config import EngineConfig
-from engine.engine import Engine, LoadProgress, check_vocabularies
+from engine.engine import Engine
 from engine.errors import TreelineError
 from engine.hub import resolve_pair
 from engine.kernels import cpu
+from engine.loading import LoadProgress, check_vocabularies
 from engine.model.config import ModelConfig
 from engine.model.transformer import Transformer
 from engine.offload.load import Loaded, load_within

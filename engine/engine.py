@@ -7,27 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-import torch
+from dataclasses import dataclass, field
 
 from engine.branches import BranchReader
 from engine.chat_template import ChatTemplate, build_chat_prompt
 from engine.config import EngineConfig
 from engine.decoding import Decoding, Speculation
 from engine.errors import Cancelled, TreelineError
-from engine.hub import Pair, resolve_pair
-from engine.kernels import cpu
-from engine.kernels.device import pick_device
+from engine.loading import LoadProgress, load_models
 from engine.logprobs import token_logprobs
-from engine.model.loader import LoadOptions, footprint, load_transformer
 from engine.model.transformer import Transformer, never
-from engine.offload.demand import GPU_CONTEXT, resident_bytes
-from engine.offload.gpu_load import phase_of
-from engine.offload.load import is_consumed, load_within
 from engine.offload.stream import StreamedLayers
-from engine.prompt import Prompt, PromptLayout, build_prompt, choose_layout
+from engine.prompt import Prompt, PromptLayout, build_prompt
 from engine.request import Branch, CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 from engine.roles import Draft, Target
 from engine.sequence import Sequence
@@ -41,7 +32,6 @@ from engine.tokenizer import Tokenizer
 AUTO_NODES = 63  # with the root, 64 rows: most draft nodes of a tree whose size follows measured costs
 SHAPE_NODES, SHAPE_DEPTH = 16, 8  # of a tree that is drawn (Sequoia), where the user names no budget
 REMEMBERED = 16  # tokens before a completion that are kept with it, as the key to find it by
-LoadProgress = Callable[[str, int, int], None]  # phase, done, in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +87,15 @@ class Engine:
 
         `progress(phase, done, total)` counts layers. Raises TreelineError saying what is missing or does not fit.
         """
-        cpu.use_threads(config.threads)
-        pair = resolve_pair(config)
-        device = pick_device(config.device, prefer_gpu=config.model != "bundled")
-        dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
-        tokenizer = Tokenizer.load(pair.target)
-        layout = choose_layout(tokenizer, config.layout)
-        if pair.drafter:
-            check_vocabularies(pair.drafter, tokenizer)
-        if _fits(config, pair, device):
-            options = LoadOptions(device, dtype, context=config.context_length)
-            target = load_transformer(pair.target, options, phase_of(progress, "target"))
-            drafter = None
-            if pair.drafter:
-                options = replace(options, guesses=True)
-                drafter = load_transformer(pair.drafter, options, phase_of(progress, "drafter"))
-        else:
-            target, drafter = _load_within(config, pair, device, progress)
-        cpu.use_threads(config.threads, native_only=all(model.fused for model in (target, drafter) if model))
+        models = load_models(config, progress)
         return cls(
-            target,
-            drafter,
-            tokenizer,
-            layout,
+            models.target,
+            models.drafter,
+            models.tokenizer,
+            models.layout,
             config.budget,
             config.verification == "sequoia",
-            ChatTemplate(pair.target),
+            models.template,
             chat_caches=config.memory is None,  # a limit was checked against one set of caches
         )
 
@@ -315,48 +288,3 @@ def _stats(prompt: Prompt, decoding: Decoding, output: Sequence, clock: _Clock) 
 def _peak_rss() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _fits(config: EngineConfig, pair: Pair, device: torch.device) -> bool:
-    """Whether the pair can be held whole: its files and its caches for the longest context, beside what is held now.
-
-    On a GPU the limit is one of its memory, of which nothing is held yet but what every process takes there. A target
-    whose files went into its store is streamed in any case. Raises TreelineError if there is no limit to do so in.
-    """
-    consumed = is_consumed(pair.target, device)
-    if config.memory is None:
-        if consumed:
-            raise TreelineError(
-                f"the weight files of {pair.target} have gone into its store, from which it is streamed within a limit:"
-                " set one, such as --memory 8GiB"
-            )
-        return True
-    if consumed:
-        return False
-    directories = [directory for directory in (pair.target, pair.drafter) if directory]
-    needed = sum(footprint(directory, config.context_length) for directory in directories)
-    held = resident_bytes() if device.type == "cpu" else GPU_CONTEXT
-    return held + needed <= config.memory
-
-
-def _load_within(
-    config: EngineConfig, pair: Pair, device: torch.device, progress: LoadProgress | None
-) -> tuple[Transformer, Transformer | None]:
-    memory = config.memory or 0
-    if config.dtype != "auto":
-        raise TreelineError(
-            f"the models and their caches need more than the {memory / 2**20:.0f} MiB that memory allows, and weights"
-            " are streamed with dtype auto only: allow more, or choose a smaller model or context_length"
-        )
-    loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress, device)
-    return loaded.target, loaded.drafter
-
-
-def check_vocabularies(directory: Path, target: Tokenizer) -> None:
-    """Raise TreelineError unless the drafter of `directory` has the target's tokens: its ids would mean other text."""
-    drafter = Tokenizer.load(directory)
-    if drafter.table.tokens != target.table.tokens:
-        raise TreelineError(
-            f"the drafter {directory} has a vocabulary of {drafter.vocab_size} tokens that is not the target's of"
-            f" {target.vocab_size}: a drafter must share the target's tokenizer; choose another, or --drafter none"
-        )

@@ -281,8 +281,9 @@ class Completer:
         return generation
 
     def _check(self, generation: Generation) -> None:
-        """Stop a generation that the typing has contradicted, which may show only when its text comes, or that has
-        said all that will be shown of it, whether somebody waits for it or not.
+        """Stop a generation that the typing has contradicted, or that has said all that will be shown of it.
+
+        Either may show only when its text comes; nobody need be waiting for it.
         """
         place = self._places.get(generation.view.uri)
         if place is not None and not _goes_along(generation, place):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pairs import PairPaths
 
-from engine import engine as engine_module
+from engine import loading as loading_module
 from engine.cli import main
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -37,7 +37,7 @@ PREFIX = "def area(width, height):\n    return width * height\n\n\ndef perimeter
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, and a process of known size: what the tests hold besides must not matter."""
     monkeypatch.setenv("TREELINE_CACHE", str(tmp_path / "cache"))
-    for module in (engine_module, load_module):
+    for module in (loading_module, load_module):
         monkeypatch.setattr(module, "resident_bytes", lambda: PROCESS)
 
 
@@ -75,7 +75,7 @@ def streamed(engine: Engine) -> StreamedLayers:
 def offloaded(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The bundled pair in the least memory that works, where its text cannot be told from that of the pair whole."""
     # the pair always fits, but streaming is what is tested; the drafter is taken for a part of the process
-    monkeypatch.setattr(engine_module, "_fits", lambda config, *_: config.memory is None)
+    monkeypatch.setattr(loading_module, "_fits", lambda config, *_: config.memory is None)
     monkeypatch.setattr(load_module, "cpu_demand", lambda shape, _, process, **held: cpu_demand(shape, None, process))
     return Engine.load(EngineConfig(memory=least_memory("bundled", "auto")))
 

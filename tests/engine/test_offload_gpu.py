@@ -288,7 +288,7 @@ def test_the_engine_streams_to_a_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
         asked.append(arguments)
         raise TreelineError("far enough")
 
-    monkeypatch.setattr("engine.engine.pick_device", lambda *_, **__: torch.device("cuda"))
+    monkeypatch.setattr("engine.loading.pick_device", lambda *_, **__: torch.device("cuda"))
     monkeypatch.setattr("engine.offload.load.load_within_gpu", load)
     with pytest.raises(TreelineError, match="far enough"):
         Engine.load(EngineConfig(memory=2**20, device="cuda"))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from engine.request import Branch, CompletionRequest, CompletionStats
+from engine.request import CompletionRequest, CompletionStats
 from lsp_server.ask import Answer, Ask, Engine, Item
 from lsp_server.cache import Hit, SuggestionCache, typed_since
 from lsp_server.generation import Generation
+from lsp_server.items import branching, item_of, steady
 from lsp_server.options import Options
 from lsp_server.outcomes import Kind, Outcome
 from lsp_server.pace import Pace
-from lsp_server.suggestion import Shown, against_closers, partial, reason_not_to_ask, shape, stop_rules
+from lsp_server.suggestion import Shown, partial, reason_not_to_ask, shape, stop_rules
 from lsp_server.view import View
 
 SURVEY_NODES = 24  # of the tree that is grown to find out what else the target might say
@@ -154,8 +155,8 @@ class Completer:
             return Answer(ask.outcome("engine error", generation.error))
         if generation.broken and not generation.error:
             return Answer(ask.outcome("superseded", "the typing went another way"))
-        shown = _steady(generation, shown)
-        item = _item(hit, shown, ask.view)
+        shown = steady(generation, shown)
+        item = item_of(hit, shown, ask.view)
         if item is None:
             return Answer(self._nothing(ask, generation, shown))
         generation.shown = shown.text
@@ -211,20 +212,20 @@ class Completer:
         if not other.done:
             other.enough = shown.complete
             other.cancel()
-        return _item(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
+        return item_of(Hit(other, hit.typed, text, hit.closed), shown, ask.view)
 
     async def _other_texts(self, hit: Hit, ask: Ask) -> list[str]:
         """Return how else the text of a hit may begin, the likeliest first; look again where too few are known."""
         origin, typed = hit.generation, len(hit.typed)
         line = typed + len(origin.text[typed:].split("\n")[0])
-        texts = _branching(origin.text, origin.branches, typed, line)
+        texts = branching(origin.text, origin.branches, typed, line)
         if len(texts) + 1 < self.options.max_candidates and self._engine.tells_branches:
             again = self._generate(ask, keep=False, budget=SURVEY_NODES)
             try:
                 await self._worth_showing(again, 0)
             finally:
                 again.cancel()
-            found = _branching(again.text, again.branches, 0, line - typed)
+            found = branching(again.text, again.branches, 0, line - typed)
             texts += [hit.typed + text for text in found]
         return list(dict.fromkeys(text for text in texts if not origin.text.startswith(text)))
 
@@ -328,12 +329,6 @@ class Completer:
             generation.cancel()
 
 
-def _branching(text: str, branches: Sequence[Branch], start: int, end: int) -> list[str]:
-    """Return the texts of branches that leave `text` between two places, the likeliest first."""
-    near = sorted((each for each in branches if start <= each.offset <= end), key=lambda each: -each.logprob)
-    return [text[: each.offset] + each.text for each in near]
-
-
 def _goes_along(generation: Generation, view: View) -> bool:
     """Whether what has been typed agrees with what the engine is saying, as far as both are known."""
     found = typed_since(generation.view, view)
@@ -341,33 +336,6 @@ def _goes_along(generation: Generation, view: View) -> bool:
         return typed_since(view, generation.view) is not None
     typed = found[0]
     return generation.text.startswith(typed) or typed.startswith(generation.text)
-
-
-def _steady(generation: Generation, shown: Shown) -> Shown:
-    """Return what was shown before, if the new text is no continuation of it: nothing jumps under the typist's eyes."""
-    if generation.shown and not shown.text.startswith(generation.shown):
-        return Shown(generation.shown, shown.complete, shown.covers)
-    return shown
-
-
-def _item(hit: Hit, shown: Shown, view: View) -> Item | None:
-    """Return what replaces the text from where the suggestion begins, or None if nothing is left of it.
-
-    While the typing stays on its line, the item is the same with every key: an editor need not draw it anew.
-    """
-    rest = shown.text[len(hit.typed) :]
-    if not shown.text.startswith(hit.typed) or not rest.strip():
-        return None
-    rest, covers = against_closers(rest, view) if hit.closed else (rest, shown.covers)
-    if not rest.strip():
-        return None
-    end = view.end + covers
-    if view.head:
-        return Item(view.head + rest, view.anchor, end)
-    origin = hit.generation.view
-    if origin.line == view.line:
-        return Item(hit.typed + rest, origin.column, end)
-    return Item(rest, view.column, end)
 
 
 def _is_cancelled() -> bool:

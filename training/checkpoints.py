@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from training.common import TrainingError, require
-from training.model import restore, widen
 
 
 def dequantised(tensors: dict[str, torch.Tensor], group_size: int) -> dict[str, torch.Tensor]:
@@ -60,14 +59,11 @@ def load_reference(folder: Path) -> Any:
     return model.eval()
 
 
-def write_start(folder: Path, run: Path, intermediate: int | None = None) -> None:
-    """Let a training run that has not begun go on from a Hugging Face folder, with ``intermediate`` units per MLP."""
+def write_start(folder: Path, run: Path) -> None:
+    """Let a training run that has not begun go on from the weights of a Hugging Face folder."""
     if not (run / "checkpoint.pt").exists():
-        state = training_state(folder)
-        if intermediate:
-            state["model"] = widen(restore(state), intermediate).state_dict()
         run.mkdir(parents=True, exist_ok=True)
-        torch.save(state, run / "initial.pt")
+        torch.save(training_state(folder), run / "initial.pt")
 
 
 def training_state(folder: Path) -> dict[str, Any]:

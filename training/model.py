@@ -7,9 +7,7 @@ Face's without the leading ``model.``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -146,14 +144,6 @@ def _matrix(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(rows, columns) * (0.6 / math.sqrt(columns)))
 
 
-def restore(saved: Mapping[str, Any], dtype: torch.dtype = PRODUCTS) -> Llama:
-    """The model of a checkpoint's content, of the sizes that its weights have; ``dtype`` of its matrix products."""
-    intermediate = len(saved["model"]["layers.0.gate_proj"])
-    model = Llama(LlamaShape(layers=saved["layers"], intermediate=intermediate), dtype)
-    model.load_state_dict(saved["model"])
-    return model
-
-
 def grow(model: Llama, layers: int) -> Llama:
     """A deeper model that computes the same function: every layer is followed by copies whose outputs are zero."""
     old = len(model.layers)
@@ -171,21 +161,3 @@ def grow(model: Llama, layers: int) -> Llama:
         state[name] = torch.zeros_like(value) if copy and leaf in ("o_proj", "down_proj") else value.clone()
     deeper.load_state_dict(state)
     return deeper
-
-
-def widen(model: Llama, intermediate: int) -> Llama:
-    """A model with more units in every MLP that computes the same function: what the new ones put out is zero."""
-    old = model.shape.intermediate
-    if intermediate < old:
-        raise ValueError(f"cannot widen {old} units to {intermediate}")
-    wider = Llama(replace(model.shape, intermediate=intermediate), model.dtype)
-    state = wider.state_dict()
-    for name, value in model.state_dict().items():
-        if name.endswith(("gate_proj", "up_proj")):
-            state[name][:old] = value
-        elif name.endswith("down_proj"):
-            state[name][:, :old] = value
-        else:
-            state[name] = value
-    wider.load_state_dict(state)
-    return wider

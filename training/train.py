@@ -24,9 +24,9 @@ from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, run
 
 # The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax, f = first format.
-PHASES = "490x512x8s,80x1024x8s,55x2048x8s,25x2048x8"
+PHASES = "600x512x8s,80x1024x8s,65x2048x8s,20x2048x8"
 # Warm-up, a slow fall, and a faster one over the long rows: STEP:FACTOR, joined by straight lines.
-RATE = "0:0.02,20:0.6,420:0.5,570:0.25,650:0.01"
+RATE = "0:0.02,20:0.6,520:0.5,680:0.25,765:0.01"
 # What all later phases are fed.
 MIX = SampleMix(fim=0.65, suffix_first=0.85)
 
@@ -63,7 +63,6 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes; one per core")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per worker and step")
     parser.add_argument("--start", type=Path, help="Hugging Face folder, AWQ or not, whose weights to go on from")
-    parser.add_argument("--intermediate", type=int, help="units of an MLP; more than the start has are added, silent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint-every", type=int, default=100)
     parser.add_argument("--name", default="target", help="folder under the cache for checkpoint.pt and train.jsonl")
@@ -71,7 +70,7 @@ def main() -> int:
     try:
         plan = Plan(parse_phases(a.phases), parse_knots(a.rate))
         if a.start:
-            write_start(a.start, a.cache / a.name, a.intermediate)
+            write_start(a.start, a.cache / a.name)
         run(Job(a.cache, plan, Rates(), a.workers, a.tokens, a.seed, a.checkpoint_every, a.name, NextToken(), MIX))
     except TrainingError as error:
         progress(f"error: {error}")

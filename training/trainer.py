@@ -23,7 +23,7 @@ from training.data import read_split
 from training.exchange import Exchange
 from training.layouts import Encoder, SampleMix
 from training.loss import cross_entropy, scored
-from training.model import PRODUCTS, Llama, LlamaShape, grow, restore
+from training.model import PRODUCTS, Llama, LlamaShape, grow
 from training.optimizer import Optimizer, Rates
 from training.schedule import Phase, Plan
 
@@ -81,29 +81,28 @@ def load_encoder(cache: Path) -> Encoder:
 
 
 def start(job: Job, exchange: Exchange) -> State:
-    """The last checkpoint's state, else step 0."""
-    model = start_model(job)
-    state = State(model, Optimizer(model, job.rates, exchange))
+    """The last checkpoint's state, else that of ``initial.pt`` at step 0, else random weights."""
     path = job.folder / "checkpoint.pt"
     if path.exists():
         saved = torch.load(path, weights_only=True)
-        state.optimizer.load_state_dict(saved["optimizer"])
-        state.step, state.seconds, state.tokens = saved["step"], saved["seconds"], saved["tokens"]
-    return state
-
-
-def start_model(job: Job) -> Llama:
-    """The last checkpoint's model, else that of ``initial.pt``, else one of random weights."""
-    for name in ("checkpoint.pt", "initial.pt"):
-        if (job.folder / name).exists():
-            return load_model(job.folder / name)
-    torch.manual_seed(job.seed)
-    return Llama(LlamaShape(layers=job.plan.phases[0].layers))
+        model = load_model(path)
+        optimizer = Optimizer(model, job.rates, exchange)
+        optimizer.load_state_dict(saved["optimizer"])
+        return State(model, optimizer, saved["step"], saved["seconds"], saved["tokens"])
+    if (job.folder / "initial.pt").exists():
+        model = load_model(job.folder / "initial.pt")
+    else:
+        torch.manual_seed(job.seed)
+        model = Llama(replace(LlamaShape(), layers=job.plan.phases[0].layers))
+    return State(model, Optimizer(model, job.rates, exchange))
 
 
 def load_model(path: Path, dtype: torch.dtype = PRODUCTS) -> Llama:
     """The model of a checkpoint; ``dtype`` of its matrix products."""
-    return restore(torch.load(path, weights_only=True), dtype)
+    saved = torch.load(path, weights_only=True)
+    model = Llama(replace(LlamaShape(), layers=saved["layers"]), dtype)
+    model.load_state_dict(saved["model"])
+    return model
 
 
 def save(job: Job, state: State) -> None:
@@ -192,8 +191,7 @@ def run(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     require(job.cache / "corpus" / "train.jsonl", "python -m training.data")
     deepest = max(phase.layers for phase in job.plan.phases)
-    shape = replace(start_model(job).shape, layers=deepest)
-    capacity = sum(p.numel() for p in Llama(shape).parameters())
+    capacity = sum(p.numel() for p in Llama(replace(LlamaShape(), layers=deepest)).parameters())
     buffer = torch.zeros(job.workers, capacity).share_memory_()
     barrier = mp.get_context("spawn").Barrier(job.workers)
     mp.spawn(worker, (job, buffer, barrier), nprocs=job.workers)  # pyright: ignore[reportPrivateImportUsage]

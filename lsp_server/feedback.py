@@ -51,9 +51,13 @@ class Feedback:
     def edited(self, uri: str, edit: Edit | None) -> bool:
         """Note an edit; say whether it was the acceptance of all that was shown."""
         pending = self._pending.get(uri)
-        if pending is None or edit is None or len(edit.text) < 2:
-            return False  # a single key is typing
+        if pending is None or edit is None or not edit.text:
+            return False
         rest = pending.text[pending.typed :]
+        if len(edit.text) == 1:  # typing
+            if rest.startswith(edit.text):
+                self._pending[uri] = replace(pending, typed=pending.typed + 1)
+            return False
         if edit.text in (pending.text, rest):
             del self._pending[uri]
             self.counts.accepted += 1

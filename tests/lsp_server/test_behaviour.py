@@ -62,6 +62,10 @@ def test_taking_a_part_is_seen_too() -> None:
     assert feedback.edited(URI, Edit(3, 16, "value", 0))
     assert (counts.shown, counts.accepted_in_part, counts.accepted) == (1, 0, 1), "now all of it"
     assert counts.characters == len("return value")
+    feedback.shown(URI, Item(" width * height", 10, 10), 5, 10)
+    assert not feedback.edited(URI, Edit(5, 11, " ", 0))
+    assert not feedback.edited(URI, Edit(5, 16, "width", 0)), "before the next request is answered"
+    assert (counts.shown, counts.accepted_in_part) == (2, 1)
     feedback.shown(URI, Item("x", 0, 0), 0, 0)
     feedback.closed(URI)
     assert not feedback.edited(URI, Edit(0, 1, "x", 0))

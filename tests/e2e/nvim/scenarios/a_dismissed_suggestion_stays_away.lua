@@ -1,7 +1,7 @@
 return {
   setup = { keys = { dismiss = "<C-]>" } },
   run = function(t)
-    t.open("dismiss.py", { "def area(width, height):", "    return" })
+    t.open("dismiss.py", t.area("    return"))
     t.type(" ")
     t.wait_for_ghost()
     t.type("<C-]>")

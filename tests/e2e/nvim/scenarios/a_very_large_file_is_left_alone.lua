@@ -4,7 +4,7 @@ return {
       vim.fn.writefile(lines, name)
       vim.cmd.edit(name)
     end
-    t.open("small.py", { "def area(width, height):", "    return" }) -- the server for it would have been started before
+    t.open("small.py", t.area("    return")) -- the server for it would have been started before
     t.eq(1, #vim.lsp.get_buffers_by_client_id(vim.lsp.get_clients({ name = "treeline" })[1].id), "files it hears of")
     t.type(" ")
     t.wait_for_ghost()

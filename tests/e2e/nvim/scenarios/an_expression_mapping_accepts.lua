@@ -3,7 +3,7 @@ return {
     vim.keymap.set("i", "<Tab>", function()
       return require("treeline").accept() and "" or "<Tab>"
     end, { expr = true })
-    t.open("expression.py", { "def area(width, height):", "    return" })
+    t.open("expression.py", t.area("    return"))
     t.type(" ")
     local ghost, before = t.wait_for_ghost(), t.text()
     t.type("<Tab>")

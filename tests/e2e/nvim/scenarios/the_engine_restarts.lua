@@ -1,6 +1,6 @@
 return {
   run = function(t)
-    t.open("restart.py", { "def area(width, height):", "    return" })
+    t.open("restart.py", t.area("    return"))
     local left, back = false, false
     vim.api.nvim_create_autocmd("User", {
       pattern = "TreelineStatus",

@@ -3,7 +3,7 @@ return {
   run = function(t)
     require("treeline.config").options.cmd = vim.json.decode(vim.env.TREELINE_TEST_SERVER)
     vim.lsp.enable("treeline")
-    t.open("native.py", { "def area(width, height):", "    return " })
+    t.open("native.py", t.area("    return "))
     t.eq("Treeline", require("treeline").status():match("^%a+"), "status")
     local client = vim.lsp.get_clients({ name = "treeline" })[1]
     local params = vim.lsp.util.make_position_params(0, client.offset_encoding)

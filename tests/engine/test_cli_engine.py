@@ -105,7 +105,7 @@ def press(event, details):
 sys.addaudithook(press)
 """
 PRESS_WHILE_LOADING = """
-import signal, engine.engine as module
+import signal, engine.loading as module
 load = module.load_transformer
 def press(*arguments):
     signal.raise_signal(signal.SIGINT)

@@ -151,6 +151,8 @@ class Completer:
         generation = hit.generation
         shown = await self._worth_showing(generation, len(hit.typed), at_once=kind == "branch")
         ask.watch.mark("engine")
+        if shown.complete and not generation.done:
+            generation.suffice()
         if generation.error and not shown.text:
             return Answer(ask.outcome("engine error", generation.error))
         if generation.broken and not generation.error:
@@ -290,8 +292,7 @@ class Completer:
         if place is not None and not _goes_along(generation, place):
             generation.cancel()
         elif generation.finish_reason is None and shape(generation.text, generation.view, done=False).complete:
-            generation.enough = True
-            generation.cancel()
+            generation.suffice()
 
     def _ended(self, generation: Generation) -> None:
         if generation.first_text_ms is not None:

@@ -54,12 +54,17 @@ class Generation:
     def run(self, stream: Stream, grown: Callable[[Generation], None], ended: Callable[[Generation], None]) -> None:
         """Take the text from `stream`; call `grown` with each piece, and `ended` when there is no more."""
         self._task = asyncio.create_task(self._consume(stream, grown, ended))
-        self._task.add_done_callback(self._forget_task)
+        self._task.add_done_callback(lambda _: self._forget_task(ended))
 
     def cancel(self) -> None:
         """Stop it: the engine stops too. What has come stays."""
         if self._task is not None:
             self._task.cancel()
+
+    def suffice(self) -> None:
+        """Stop it because all that will be shown of it has come."""
+        self.enough = True
+        self.cancel()
 
     @property
     def broken(self) -> bool:
@@ -84,9 +89,13 @@ class Generation:
         except TimeoutError:
             return
 
-    def _forget_task(self, _: object) -> None:
+    def _forget_task(self, ended: Callable[[Generation], None]) -> None:
         """A cancelled task holds the traceback, and with it the whole request, for as long as it is held itself."""
         self._task = None
+        if not self.done:  # it was cancelled before it began
+            self.done, self.finish_reason = True, "cancelled"
+            self._notify()
+            ended(self)
 
     async def _consume(
         self, stream: Stream, grown: Callable[[Generation], None], ended: Callable[[Generation], None]

@@ -23,8 +23,8 @@ FILE = "import os\n\n\ndef area(width, height):\n    result = width * height\n  
 QUIET = Options(debounce_ms=0, prefetch=False)
 
 
-def made(engine: ScriptedEngine, options: Options = QUIET) -> Completer:
-    completer = Completer(engine, lambda busy: None, lambda stats: None)
+def made(engine: ScriptedEngine, options: Options = QUIET, busy: Callable[[bool], None] = lambda _: None) -> Completer:
+    completer = Completer(engine, busy, lambda stats: None)
     completer.options = options
     return completer
 
@@ -85,6 +85,22 @@ def test_cancelled_requests_are_not_kept_by_rings_of_references() -> None:
         assert [each for each in gc.get_objects() if type(each) is Ask] == []
     finally:
         gc.enable()
+
+
+def test_a_branch_that_says_all_is_not_continued() -> None:
+    async def check() -> None:
+        hold = asyncio.Event()
+        engine = ScriptedEngine(lambda request: [("foo(bar)\n", [Branch(4, "qux)\nz", -1.0)])])
+        works: list[bool] = []
+        completer = made(engine, busy=works.append)
+        await completer.complete(asking("x = "))
+        engine.script = lambda request: [hold, ", 1)"]
+        for typed in ("q", "qu"):
+            assert texts(await completer.complete(asking(f"x = foo({typed}"))) == ["foo(qux)"]
+            await asyncio.sleep(0.01)
+            assert (engine.running, works[-1]) == (0, False)
+
+    run(check)
 
 
 def test_a_divergence_into_a_branch_is_answered_at_once_and_continued() -> None:

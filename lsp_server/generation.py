@@ -93,9 +93,8 @@ class Generation:
         """A cancelled task holds the traceback, and with it the whole request, for as long as it is held itself."""
         self._task = None
         if not self.done:  # it was cancelled before it began
-            self.done, self.finish_reason = True, "cancelled"
-            self._notify()
-            ended(self)
+            self.finish_reason = "cancelled"
+            self._end(ended)
 
     async def _consume(
         self, stream: Stream, grown: Callable[[Generation], None], ended: Callable[[Generation], None]
@@ -119,10 +118,13 @@ class Generation:
             self.finish_reason = "cancelled"
             raise
         finally:
-            self.done = True
-            self._notify()
-            ended(self)
+            self._end(ended)
             await stream.aclose()
+
+    def _end(self, ended: Callable[[Generation], None]) -> None:
+        self.done = True
+        self._notify()
+        ended(self)
 
     def _notify(self) -> None:
         """Wake who waits now; who comes later waits for the next piece."""

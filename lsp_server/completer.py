@@ -286,12 +286,15 @@ class Completer:
     def _check(self, generation: Generation) -> None:
         """Stop a generation that the typing has contradicted, or that has said all that will be shown of it.
 
-        Either may show only when its text comes; nobody need be waiting for it.
+        Either may show only when its text comes. A request that waits finds out the second by itself.
         """
-        place = self._places.get(generation.view.uri)
+        uri = generation.view.uri
+        place = self._places.get(uri)
         if place is not None and not _goes_along(generation, place):
             generation.cancel()
-        elif generation.finish_reason is None and shape(generation.text, generation.view, done=False).complete:
+            return
+        alone = generation.finish_reason is None and uri not in self._asking
+        if alone and shape(generation.text, generation.view, done=False).complete:
             generation.suffice()
 
     def _ended(self, generation: Generation) -> None:

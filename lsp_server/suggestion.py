@@ -15,8 +15,11 @@ LONGEST_LINE = 2000
 _CLOSERS = ")]}>\"'`;,: \t"
 _GOING_ON = ("else", "elif", "except", "finally", "catch", "while")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_CIRCLE = re.compile(r"(?s)(\S.{0,99}?)\1{2,}")
+_LONGEST_ROUND = 100  # characters
+_CIRCLE = re.compile(rf"(?s)(\S.{{0,{_LONGEST_ROUND - 1}}}?)\1{{2,}}")
 _CIRCLES = (4, 48), (3, 96)  # so many times the same, in so many characters
+_SHORTEST_CIRCLE = min(characters for _, characters in _CIRCLES)
+_STRETCH = 16  # characters
 _LETTER = re.compile(r"(?<![0\\])[^\W\d_]")  # but of 0x00 and \x00
 _WORD = re.compile(r"\w+\Z")
 _COMMENT = re.compile(r"\s*(?:#|//|--|/\*|\*|<!--|;|%)")
@@ -155,7 +158,7 @@ def before_a_circle(text: str) -> tuple[str, bool]:
 
     What is repeated holds a letter: rulers and rows of numbers are no circles. A line that is repeated stays once.
     """
-    if len(text) < min(characters for _, characters in _CIRCLES):
+    if not _may_go_in_circles(text):
         return text, False
     for found in _CIRCLE.finditer(text):
         length = len(found[0])
@@ -163,6 +166,34 @@ def before_a_circle(text: str) -> tuple[str, bool]:
         if long and _LETTER.search(found[1]):
             return text[: text.rfind("\n", 0, found.end(1) + 1) + 1].rstrip("\n"), True
     return text, False
+
+
+def _may_go_in_circles(text: str) -> bool:
+    """Whether one of the stretches that `text` is cut into comes again as in a circle, with what is around it.
+
+    Looking for circles tries every length at every place; this takes a hundredth of the time. No circle is missed: less
+    its last round it holds, wherever it begins, whole stretches, and in these all that goes round.
+    """
+    for at in range(0, len(text) - _STRETCH, _STRETCH):
+        stretch = text[at : at + _STRETCH]
+        end = at + _STRETCH + _LONGEST_ROUND
+        again = -1 if stretch.isspace() else text.find(stretch, at + 1, end)
+        while again >= 0:
+            least = max(_SHORTEST_CIRCLE * 3 // 4, 2 * (again - at))
+            if _alike(text, at, again) >= least:
+                return True
+            again = text.find(stretch, again + 1, end)
+    return False
+
+
+def _alike(text: str, first: int, second: int) -> int:
+    """Return how many characters around `first` are those around `second`, one by one."""
+    begin, end = first, second
+    while begin > 0 and text[begin - 1] == text[begin - 1 + second - first]:
+        begin -= 1
+    while end < len(text) and text[end] == text[end - (second - first)]:
+        end += 1
+    return end - (second - first) - begin
 
 
 def _without_what_follows(text: str, view: View, final: bool) -> tuple[str, bool]:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.request import StopRules
+from lsp_server import suggestion
 from lsp_server.documents import Edit
-from lsp_server.suggestion import Shown, partial, reason_not_to_ask, shape, stop_rules
+from lsp_server.suggestion import Shown, before_a_circle, partial, reason_not_to_ask, shape, stop_rules
 from tests.lsp_server.scripted import place
 
 DELETED = Edit(0, 4, "", 1)
@@ -90,6 +91,18 @@ def test_what_goes_in_circles_ends_there(text: str, expected: str) -> None:
 )
 def test_code_that_looks_alike_goes_in_no_circles(text: str) -> None:
     assert shown("def f(self):\n    ", text).text == text
+
+
+_CODE = st.text("ab =\n", max_size=40)
+
+
+@given(_CODE, st.integers(0, 60), st.text("ab0=\n ", min_size=1, max_size=40), st.integers(1, 8), _CODE)
+def test_the_quick_look_misses_no_circle(before: str, blanks: int, unit: str, times: int, after: str) -> None:
+    text = before + times * (unit + blanks * " ") + after
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suggestion, "_may_go_in_circles", lambda _: True)
+        searched = before_a_circle(text)
+    assert before_a_circle(text) == searched
 
 
 @pytest.mark.parametrize(

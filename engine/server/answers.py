@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine.request import CompletionChunk, CompletionRequest
 from engine.server.errors import ApiError, of_failure
-from engine.server.scheduler import Busy, Event, Failure, Job, Kind, Scheduler
+from engine.server.jobs import Busy, Event, Failure, Job, Kind
+from engine.server.scheduler import Scheduler
 
 MAX_BACKLOG = 8192  # chunks that wait for a slow client; one that lets more pile up is cancelled
 

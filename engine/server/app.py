@@ -23,10 +23,11 @@ from engine.server import native
 from engine.server.answers import Answer, Disconnected, collect, server_sent, stream
 from engine.server.errors import ApiError, parse
 from engine.server.infill import InfillBody
+from engine.server.jobs import Kind
 from engine.server.metrics import Metrics
 from engine.server.openai_api import ChatBody, CompletionBody, Writer
 from engine.server.openapi import document
-from engine.server.scheduler import Kind, Scheduler
+from engine.server.scheduler import Scheduler
 
 MAX_BODY = 16 * 2**20  # bytes
 BODY_SECONDS = 30.0  # for a body to arrive

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse
 
 from engine.errors import TreelineError
-from engine.server.scheduler import Failure
+from engine.server.jobs import Failure
 from engine.wire import CONTEXT_OVERFLOW
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -6,20 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Protocol
 
-from engine.errors import Cancelled, ContextOverflowError, TreelineError
+from engine.errors import Cancelled, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
+from engine.server.jobs import Busy, Failure, Job, Kind, Progress, failure_of
 from engine.server.metrics import Metrics
 
-Kind = Literal["completion", "chat", "warming"]
-State = Literal["loading", "ready", "failed", "stopped"]
 LoadProgress = Callable[[str, int, int], None]
 
 ENGINE_THREAD = "engine"  # its name
 MAX_WAITING = 256  # jobs; more are refused
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # what torch says, by device
 
 logger = logging.getLogger(__name__)
 
@@ -39,63 +37,6 @@ class Completer(Protocol):
     def reset(self) -> None:
         """See Engine.reset."""
         ...
-
-
-class Busy(Exception):  # noqa: N818 - an answer, not an error
-    """Too many requests wait already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a request got no answer.
-
-    `kind`: the request is at fault, or its conversation too long, or memory ran out, or the engine is wrong.
-    """
-
-    message: str
-    kind: Literal["request", "context", "memory", "internal"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far loading is: layers of the model that `phase` names, and its bytes, taken to be the same for all layers.
-
-    `error` says why it failed.
-    """
-
-    state: State = "loading"
-    phase: str = ""
-    done: int = 0
-    total: int = 0
-    bytes_done: int = 0
-    bytes_total: int = 0
-    error: str = ""
-
-
-Event = CompletionChunk | Failure
-
-
-class Job:
-    """One request on its way through the engine.
-
-    `key` names its client and document: a newer job of the same key cancels it. `deliver` is called with every chunk
-    or one Failure, mostly from the engine's thread, and must not block.
-    """
-
-    def __init__(
-        self, request: CompletionRequest, deliver: Callable[[Event], None], kind: Kind = "completion", key: str = ""
-    ) -> None:
-        self.request = request
-        self.kind: Kind = kind
-        self.key = key
-        self.deliver = deliver
-        self.cancelled = False
-        self.chunks: Iterator[CompletionChunk] | None = None  # once started
-        self.submitted = time.perf_counter()
-
-    def cancel(self) -> None:
-        """Stop it within a layer's time. Safe from any thread, and after its end."""
-        self.cancelled = True
 
 
 class Scheduler:
@@ -203,7 +144,7 @@ class Scheduler:
 
     def _fail(self, error: Exception) -> None:
         """Give up: there is no engine, or no more. The process around this ends, and the next client starts another."""
-        message = _failure(error).message
+        message = failure_of(error).message
         logger.error("no engine: %s", message, exc_info=None if isinstance(error, TreelineError) else error)
         with self._condition:
             self._progress = Progress("failed", error=message)
@@ -252,7 +193,7 @@ class Scheduler:
         try:
             suspended = self._advance(engine, job)
         except Exception as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             job.chunks = None
             job.deliver(failure)
             self._metrics.failed(job.kind)
@@ -296,17 +237,6 @@ def _less_the_wait(job: Job) -> CompletionRequest:
         return request
     waited = 1000 * (time.perf_counter() - job.submitted)
     return replace(request, deadline_ms=max(request.deadline_ms - waited, 0.001))
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, TreelineError):
-        return Failure(str(error), "context" if isinstance(error, ContextOverflowError) else "request")
-    if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY):
-        return Failure(
-            "out of memory: ask for fewer tokens or a shorter prompt, or choose a smaller model or context_length",
-            "memory",
-        )
-    return Failure(f"the engine failed ({type(error).__name__}); its log says where", "internal")
 
 
 def _log_end(job: Job, chunk: CompletionChunk) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from engine.errors import TreelineError
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats
+from engine.server.jobs import Busy, Event, Failure, Job, Kind
 from engine.server.metrics import Metrics
-from engine.server.scheduler import MAX_WAITING, Busy, Event, Failure, Job, Kind, Scheduler
+from engine.server.scheduler import MAX_WAITING, Scheduler
 
 STATS = CompletionStats(10, 4, 3, 2, 1.5, 8, 5.0, 6.0, 30.0, 200.0, 1 << 20)
 PASSES = 3

@@ -118,10 +118,7 @@ def _line_start(text: str, end: int) -> int:
     """Return where the line that ends with the break before `end` begins; -1 if there is none."""
     if end < 0:
         return -1
-    if text[end - 1 : end + 1] == "\r\n":
-        end -= 1
-    start = text.rfind("\n", 0, end) + 1
-    return max(start, text.rfind("\r", start, end) + 1)
+    return text.rfind("\n", 0, end) + 1
 
 
 def _closed(typed: str, was: str, now: str) -> int | None:

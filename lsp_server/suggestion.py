@@ -22,6 +22,7 @@ _SHORTEST_CIRCLE = min(characters for _, characters in _CIRCLES)
 _STRETCH = 16  # characters
 _LETTER = re.compile(r"(?<![0\\])[^\W\d_]")  # but of 0x00 and \x00
 _WORD = re.compile(r"\w+\Z")
+_PREFIXES = {"b", "br", "f", "fr", "r", "rb", "rf", "u", "l", "u8"}  # of a string or character
 _COMMENT = re.compile(r"\s*(?:#|//|--|/\*|\*|<!--|;|%)")
 
 
@@ -243,6 +244,9 @@ def against_closers(text: str, view: View) -> tuple[str, int]:
         return text, 0
     opened = _scan(view.line_before, "")
     said = _scan(text, opened.quote)
+    again = _said_again(after.rstrip(), text, opened, said)
+    if again is not None:
+        return text, again
     quoted = 1 if opened.quote and after[:1] == opened.quote else 0
     if quoted and said.quote == opened.quote and not said.left:
         return text, 0  # it stays within the string
@@ -255,6 +259,28 @@ def against_closers(text: str, view: View) -> tuple[str, int]:
     while not _in_order(after[quoted : quoted + covered], said_closers):
         covered -= 1  # an editor shows nothing that would take away what does not come again
     return text, covered + quoted
+
+
+def _said_again(rest: str, text: str, opened: _Scanned, said: _Scanned) -> int | None:
+    """Return how much of the rest of the line, if it is more than closing brackets, the text takes the place of.
+
+    None leaves it to the brackets. A rest like `):` or `, 2)` comes again as a whole or not at all. In a string, where
+    brackets may be placeholders', they count up to the quote that ends it.
+    """
+    if rest.strip(")]}") and text.rstrip().endswith(rest):
+        least, most = len(_scan(rest, opened.quote).closing), len(opened.open)
+        if least <= len(said.closing) <= (most or len(said.closing)):
+            return len(rest)
+    inner = len(rest) - len(rest.lstrip(")]}"))
+    if not inner or not opened.quote or rest[inner : inner + 1] != opened.quote:
+        return None
+    if said.left and _in_order(rest[: inner + 1], text):
+        behind = rest[inner + 1 :]
+        return inner + 1 + min(len(behind) - len(behind.lstrip(")]}")), len(said.closing))
+    covered = min(len(_scan(text, "").closing), inner)
+    while not _in_order(rest[:covered], text):
+        covered -= 1
+    return covered
 
 
 def _in_order(chars: str, text: str) -> bool:
@@ -287,7 +313,7 @@ def _scan(text: str, quote: str) -> _Scanned:
         elif found.quote:
             if char == found.quote:
                 found.quote, found.left = "", True
-        elif char in "\"'`":
+        elif char in "\"'`" and not _apostrophe(text, at):
             found.quote = char
         elif char in _PAIRS.values():
             found.open.append(char)
@@ -297,3 +323,9 @@ def _scan(text: str, quote: str) -> _Scanned:
             else:
                 found.closing.append(at)
     return found
+
+
+def _apostrophe(text: str, at: int) -> bool:
+    """Whether a quote stands within a word or number, as in `don't`, and opens nothing. `f'...'` is a string."""
+    word = _WORD.search(text, max(at - 4, 0), at)
+    return bool(word and text[at + 1 : at + 2].isalnum() and word[0].lower() not in _PREFIXES)

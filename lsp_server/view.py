@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lsp_server.documents import Snapshot, content, split_lines
+from lsp_server.documents import Snapshot, split_lines
 
 LINES_BEFORE = 2048  # at least so many go into a request, where there are as many
 LINES_AFTER = 512
@@ -17,7 +17,8 @@ WINDOW_AFTER = 1000
 class View:
     """A place in a document, as if what the editor's own menu has selected had been typed already.
 
-    `before`, `after`: all that a request holds of the text. (line, column): where they meet, in characters. `anchor`:
+    `before`, `after`: all that a request holds of the text; its lines end with line feeds, whatever they end with in the
+    document, as those that models write do. (line, column): where they meet, in characters. `anchor`:
     the column, on that line, from which an item replaces the text up to `end`, the cursor's column in the document.
     `head`: what such an item begins with; it stands in `before` already.
     """
@@ -36,16 +37,12 @@ class View:
     @property
     def line_before(self) -> str:
         """The cursor's line, up to the cursor."""
-        return self.before[self._line_start() :]
+        return self.before[self.before.rfind("\n") + 1 :]
 
     @property
     def line_after(self) -> str:
         """What follows the cursor on its line."""
-        return content(split_lines(self.after[: _line_length(self.after)])[0])
-
-    def _line_start(self) -> int:
-        start = self.before.rfind("\n") + 1
-        return max(start, self.before.rfind("\r", start) + 1)
+        return self.after.partition("\n")[0]
 
     def trimmed(self) -> View:
         """Return the place with no more text than it takes to know it again, and to shape what is said there."""
@@ -54,8 +51,7 @@ class View:
     def next_line(self) -> View:
         """Return the place where the next line would begin, as far to the right as this one."""
         line = self.line_before
-        end = "\r\n" if "\r\n" in self.before else "\n"
-        return self.behind(end + line[: len(line) - len(line.lstrip(" \t"))])
+        return self.behind("\n" + line[: len(line) - len(line.lstrip(" \t"))])
 
     def behind(self, text: str) -> View:
         """Return the place behind `text`, once it has been inserted here."""
@@ -65,11 +61,6 @@ class View:
         return replace(
             self, line=line, column=column, before=self.before + text, anchor=column, end=column, head="", version=None
         )
-
-
-def _line_length(text: str) -> int:
-    ends = [at for at in (text.find("\n"), text.find("\r")) if at >= 0]
-    return min(ends) if ends else len(text)
 
 
 def view_of(snapshot: Snapshot, selected: tuple[int, int, str] | None = None) -> View:
@@ -88,12 +79,16 @@ def view_of(snapshot: Snapshot, selected: tuple[int, int, str] | None = None) ->
         snapshot.language,
         line,
         anchor + len(head),
-        _encodable(before),
-        _encodable(after),
+        _encodable(_unix(before)),
+        _encodable(_unix(after)),
         anchor,
         end,
         head,
     )
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _encodable(text: str) -> str:

@@ -283,6 +283,24 @@ def test_what_is_computed_ahead_ends_where_nothing_more_of_it_would_be_shown() -
     run(check)
 
 
+def test_lines_that_end_with_carriage_returns_are_typed_along_with() -> None:
+    async def check() -> None:
+        engine = ScriptedEngine(lambda request: ["\n        a = 1\n    b = 2"] if ":" in request.prefix[-1:] else ["c"])
+        completer = made(engine, replace(QUIET, prefetch=True))
+        text = "def f():\r\n    if x:"
+        first = await completer.complete(asking(text, "\r\n"))
+        assert texts(first) == ["\n        a = 1"]
+        await asyncio.sleep(0.01)
+        assert [request.prefix for request in engine.requests][0] == "def f():\n    if x:"
+        along = await completer.complete(asking(text + "\r\n        a", "\r\n"))
+        assert (along.outcome.kind, texts(along)) == ("typed through", [" = 1"])
+        below = await completer.complete(asking(text + "\r\n        a = 1\r\n        ", "\r\n"))
+        assert (below.outcome.kind, texts(below)) == ("prefetched", ["c"])
+        assert len([request for request in engine.requests if request.prefix.endswith("a = 1\n        ")]) == 1
+
+    run(check)
+
+
 def test_the_first_key_that_contradicts_ends_what_was_computed_ahead() -> None:
     async def check() -> None:
         hold = asyncio.Event()

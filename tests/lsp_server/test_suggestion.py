@@ -150,7 +150,26 @@ def test_what_is_shown(before: str, text: str, after: str, expected: str) -> Non
         ('f("', 'a(b")', '")', 'a(b")', 2),
         ("f('", "it\\'s')", "')", "it\\'s')", 2),
         ("x = [", "1, 2]", "]", "1, 2]", 1),
-        ("def f(", "a, b):", "):", "a, b):", 1),
+        # more than brackets comes again as a whole
+        ("def f(", "a, b):", "):", "a, b):", 2),
+        ("def f(", "a, b)", "):", "a, b)", 1),
+        ("f(", "x)):", "):", "x)", 1),
+        ("if x", " == 1:", ":", " == 1:", 1),
+        ("max(", "1, 2)", ", 2)", "1, 2)", 4),
+        ("max(", "g(1, 2)", ", 2)", "g(1, 2)", 0),  # it closes its own bracket
+        ('"a": ', "1,", ",", "1,", 1),
+        ("if (", "a == b) {", ") {", "a == b) {", 3),
+        ("    a, ", "b);", ");", "b);", 2),
+        ('"""', 'Return it."""', '"""', 'Return it."""', 3),
+        # in a string, a bracket closes what stands for a value
+        ('print(f"Hello {', 'name}")', '}")', 'name}")', 3),
+        ('print(f"Hello {', 'name}!")', '}")', 'name}!")', 3),
+        ('print(f"Hello {', "name", '}")', "name", 0),
+        ('print(f"Hello {', "name} and", '}")', "name} and", 1),
+        ("`${", "name}`;", "}`;", "name}`;", 3),
+        # an apostrophe is no quote
+        ("# don't call foo(", "x)", ")", "x)", 1),
+        ("f(f'a', ", "b)", ")", "b)", 1),
     ],
 )
 def test_brackets_and_quotes_are_closed_once(before: str, text: str, after: str, expected: str, covers: int) -> None:

@@ -97,14 +97,18 @@ class EngineClient:
 
     async def restart(self) -> None:
         """End the engine and start it anew, with the configuration as it is now."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
         backend, self._backend = self._backend, None
         self._set(EngineState())
-        if backend is not None:
-            await backend.restart()
-            await backend.close()
-        self.connect()
+        try:
+            if backend is not None:
+                await backend.restart()
+        finally:
+            if backend is not None:
+                await backend.close()
+            self.connect()
 
     async def close(self) -> None:
         """Close all connections; the engine goes on for others."""
@@ -128,6 +132,9 @@ class EngineClient:
             self._set(EngineState("ready", model_name(config)))
         except TreelineError as error:
             self._fail(error)
+        except Exception as error:
+            logger.exception("the engine cannot be started")
+            self._fail(TreelineError(f"the engine cannot be started: {error}"))
 
     def _fail(self, error: TreelineError) -> None:
         """Let nobody ask for a while."""

@@ -49,7 +49,7 @@ def _completion(server: TreelineServer) -> None:
         context = arrived.params.context
         asked = context is None or context.trigger_kind == types.CompletionTriggerKind.Invoked
         snapshot = cast("Snapshot", arrived.snapshot)
-        answer = await server.complete(arrived, invoked=asked)
+        answer = await server.complete(arrived, invoked=asked and not server.typed_just_now(snapshot))
         items = [_menu_item(item, snapshot) for item in answer.items]
         return types.CompletionList(is_incomplete=True, items=items)
 
@@ -64,6 +64,7 @@ def _menu_item(item: Item, snapshot: Snapshot) -> types.CompletionItem:
         documentation=item.text,
         filter_text=typed + item.text[len(typed) :],
         insert_text_format=types.InsertTextFormat.PlainText,
+        insert_text_mode=types.InsertTextMode.AsIs,  # it is indented already
         text_edit=types.TextEdit(_range(item, snapshot), item.text),
     )
 

@@ -57,6 +57,8 @@ def read_options(old: Options, settings: object) -> tuple[Options, list[str]]:
         return old, [] if settings is None else [f"the settings are {settings!r}: expected an object"]
     given = cast("Mapping[str, object]", settings)
     inner = given.get(SECTION, given)
+    if inner is given and _of_others(given):
+        return old, []
     if not isinstance(inner, Mapping):
         return old, [] if inner is None else [f"{SECTION} is {inner!r}: expected an object"]
     values: dict[str, Any] = {}
@@ -75,6 +77,11 @@ def read_options(old: Options, settings: object) -> tuple[Options, list[str]]:
             else:
                 values[name] = tuple(cast("list[str]", value)) if name == "disabled_languages" else value
     return replace(old, **values), wrong
+
+
+def _of_others(settings: Mapping[str, object]) -> bool:
+    """Whether these are sections of other servers: some clients send all that they have to each."""
+    return not any(key in NAMES for key in settings) and any(isinstance(each, Mapping) for each in settings.values())
 
 
 def _expected(name: str, value: object) -> str:

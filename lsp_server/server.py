@@ -104,8 +104,11 @@ class TreelineServer(LanguageServer):
 
     def configure(self, settings: object) -> None:
         """Take settings; say once what is wrong with them."""
-        self.options, wrong = read_options(self.options, settings)
+        old = self.options
+        self.options, wrong = read_options(old, settings)
         self.completer.options = self.options
+        if (old.max_tokens, old.min_confidence) != (self.options.max_tokens, self.options.min_confidence):
+            self.completer.cache.clear()  # which would go on answering as it was told to before
         self.status.enabled_changed(self.options.enabled)
         for line in wrong:
             if line not in self._reported:
@@ -224,6 +227,18 @@ class TreelineServer(LanguageServer):
         label = self.exclusions.label(path, snapshot.uri)
         return Ask(view, label, invoked, document.last_edit if document else None, context)
 
+    def typed_just_now(self, snapshot: Snapshot | None) -> bool:
+        """Whether the cursor stands behind an edit about which nobody has asked yet.
+
+        In `textDocument/completion` "invoked" may mean that, or an explicit request.
+        """
+        document = self.documents.open_document(snapshot.uri) if snapshot else None
+        edit = document.last_edit if document else None
+        if snapshot is None or edit is None or (edit.line, edit.column) != (snapshot.line, snapshot.column):
+            return False
+        latest = self.outcomes.latest(snapshot.uri)
+        return latest is None or latest.version != snapshot.version
+
     def _refusal(self, ask: Ask) -> tuple[Kind, str] | None:
         """Say why there is nothing to ask the completer."""
         view = ask.view
@@ -256,7 +271,8 @@ def local_path(uri: str) -> Path | None:
         path = to_fs_path("file:" + uri.partition(":")[2].partition("#")[0])
     except ValueError:  # brackets around what is no address
         return None
-    return Path(path) if path else None
+    found = Path(path) if path else None
+    return found if found and found.is_absolute() else None  # an untitled notebook's is none
 
 
 def source_of(document: Document) -> SourceText:

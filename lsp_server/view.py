@@ -17,9 +17,9 @@ WINDOW_AFTER = 1000
 class View:
     """A place in a document, as if what the editor's own menu has selected had been typed already.
 
-    `before`, `after`: all that a request holds of the text; its lines end with line feeds, whatever they end with in the
-    document, as those that models write do. (line, column): where they meet, in characters. `anchor`:
-    the column, on that line, from which an item replaces the text up to `end`, the cursor's column in the document.
+    `before`, `after`: all that a request holds of the text, with line feeds, as models write them, whatever ends the
+    document's lines. (line, column): where they meet, in characters. `anchor`: the column, on that line, from which an
+    item replaces the text up to `end`, the cursor's column in the document.
     `head`: what such an item begins with; it stands in `before` already.
     """
 

@@ -291,7 +291,7 @@ def test_lines_that_end_with_carriage_returns_are_typed_along_with() -> None:
         first = await completer.complete(asking(text, "\r\n"))
         assert texts(first) == ["\n        a = 1"]
         await asyncio.sleep(0.01)
-        assert [request.prefix for request in engine.requests][0] == "def f():\n    if x:"
+        assert engine.requests[0].prefix == "def f():\n    if x:"
         along = await completer.complete(asking(text + "\r\n        a", "\r\n"))
         assert (along.outcome.kind, texts(along)) == ("typed through", [" = 1"])
         below = await completer.complete(asking(text + "\r\n        a = 1\r\n        ", "\r\n"))

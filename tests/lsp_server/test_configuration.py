@@ -191,6 +191,31 @@ def test_the_fallback_for_clients_without_inline_completion(client: Client, scri
     assert client.request("textDocument/completion", params | {"context": {"triggerKind": 1}})["items"] == [item]
 
 
+def test_in_the_fallback_typing_is_no_explicit_request(client: Client, scripted: ScriptedEngine) -> None:
+    initialize(client, completionFallback=True)
+    ready(client)
+    file = OpenFile(client, "file:///a.py")
+    file.open("def f(x):\n    a = ")
+    file.change(((1, 8), (1, 8), "y"))
+    params = {"textDocument": {"uri": file.uri}, "position": {"line": 1, "character": 9}}
+    for invoked in (False, True):  # whoever asks again at the same place means it
+        [item] = client.request("textDocument/completion", params | {"context": {"triggerKind": 1}})["items"]
+        assert item["insertTextMode"] == 1, "it is indented already"
+        assert command(client, "explain", file.uri)["latest"]["invoked"] is invoked
+
+
+def test_what_was_made_with_other_settings_is_made_anew(client: Client, scripted: ScriptedEngine) -> None:
+    initialize(client)
+    ready(client)
+    scripted.says("text")
+    file = OpenFile(client, "file:///a.py")
+    file.open("a = ")
+    for count, tokens in ((1, 8), (1, 8), (2, 9)):
+        client.notify("workspace/didChangeConfiguration", {"settings": {"treeline": {"maxTokens": tokens}}})
+        assert file.complete()
+        assert len([each for each in scripted.asked if each.prompt == "a = "]) == count
+
+
 @pytest.mark.parametrize(
     ("text", "label"),
     [("return x", "return x"), ("\n    \n    return x", "return x"), ("\n    if x:\n        y", "if x: …")],

@@ -15,6 +15,7 @@ import pytest
 from engine.errors import TreelineError
 from engine.launch import running
 from engine.request import CompletionChunk, CompletionRequest
+from lsp_server import engine_client
 from lsp_server.engine_client import EngineClient, EngineState
 from lsp_server.generation import Generation
 from tests.lsp_server.scripted import place
@@ -60,6 +61,60 @@ def test_it_is_started_loads_answers_and_comes_back_after_a_crash(environment: d
             assert await text_of(client) == text
         await until(lambda: client.ready)
         assert await text_of(client) == text
+        await client.close()
+
+    run(check)
+
+
+class _Backend:
+    """An engine that is found at the second try, and cannot be ended."""
+
+    def __init__(self, connecting: asyncio.Event) -> None:
+        self._connecting = connecting
+
+    async def connect(self) -> None:
+        await self._connecting.wait()
+
+    async def restart(self) -> None:
+        raise TreelineError("process 7 does not end")
+
+    async def close(self) -> None:
+        pass
+
+
+def test_restarting_while_it_starts_looks_for_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        there = asyncio.Event()
+        monkeypatch.setattr(engine_client, "_backend", lambda *_: _Backend(there))
+        client = EngineClient(lambda state: None)
+        client.connect()
+        await client.restart()  # it has looked for nothing yet
+        await asyncio.sleep(0.1)
+        assert client.state.kind == "starting"
+        there.set()
+        await until(lambda: client.ready)
+        with pytest.raises(TreelineError, match="process 7"):
+            await client.restart()
+        await until(lambda: client.ready)
+        await client.close()
+
+    run(check)
+
+
+def test_whatever_keeps_it_from_starting_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/gone/bin/python")
+
+    async def check() -> None:
+        monkeypatch.setattr(engine_client, "_backend", gone)
+        client = EngineClient(lambda state: None)
+        client.connect()
+        await until(lambda: client.state.kind == "failed")
+        assert "/gone/bin/python" in client.state.message
+        there = asyncio.Event()
+        there.set()
+        monkeypatch.setattr(engine_client, "_backend", lambda *_: _Backend(there))
+        await until(lambda: client.ready)
         await client.close()
 
     run(check)

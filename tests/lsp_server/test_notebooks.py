@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from lsp_server.server import local_path
 from tests.lsp_server.open_file import OpenFile, span
 from tests.lsp_server.rpc import CAPABILITIES, Client, initialize
 from tests.lsp_server.scripted_engine import ScriptedEngine
@@ -93,3 +97,14 @@ def test_a_closed_notebook_is_forgotten(fresh: Client, scripted: ScriptedEngine)
     assert not scripted.asked
     change(fresh, {"textContent": []})
     assert cells[2].complete() == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("vscode-notebook-cell:/home/a.ipynb#W0sZmlsZQ", Path("/home/a.ipynb")),
+        ("vscode-notebook-cell:Untitled-1.ipynb?jupyter-notebook#W0", None),
+    ],
+)
+def test_where_a_cell_lies(uri: str, path: Path | None) -> None:
+    assert local_path(uri) == path

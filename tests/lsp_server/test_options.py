@@ -56,6 +56,8 @@ def test_what_is_wrong_is_named_and_ignored(settings: object, complaint: str) ->
     assert complaint in wrong[0]
 
 
-@pytest.mark.parametrize("settings", [None, {}, {"treeline": None}, {"enabled": None}])
+@pytest.mark.parametrize(
+    "settings", [None, {}, {"treeline": None}, {"enabled": None}, {"pylsp": {"a": 1}, "gopls": {}}]
+)
 def test_nothing_changes_nothing(settings: object) -> None:
     assert read_options(Options(max_tokens=5), settings) == (Options(max_tokens=5), [])

@@ -94,6 +94,7 @@ async function installServer({ environment, log, session }: Parts): Promise<void
     throw new Error("the setting treeline.serverCommand names a server, so that no other one is used: empty it first");
   }
   if (!(await install(environment, log))) return;
+  await environment.use();
   await session.restart();
   await environment.tidy(); // now that nothing of this window runs in the former one
 }

@@ -8,6 +8,7 @@ import { isStandIn } from "./standIn.ts";
 
 const OLDEST = "3.11";
 const MARKER = "server.txt"; // names the environment that counts, and its wheel: written last
+const USED = "used-by-"; // and a process: a file in an environment
 const FOLDER = /^server(?:-.*-(\d+)-\w+)?$/; // of a version, by a process
 
 export interface Progress {
@@ -65,14 +66,22 @@ export class Environment {
     }
   }
 
-  /** Remove environments that do not count any more, as far as that is possible. */
+  /** Say that this window runs what counts now: other windows leave it there. */
+  async use(): Promise<void> {
+    const { folder } = this.#marked();
+    if (folder) await writeFile(path.join(this.#storage, folder, `${USED}${process.pid}`), "").catch(() => undefined);
+  }
+
+  /** Remove environments that do not count any more and that no other window runs, as far as that is possible. */
   async tidy(): Promise<void> {
     if (this.#installing) return;
     for (const name of await readdir(this.#storage).catch(() => [])) {
       const found = FOLDER.exec(name);
       if (!found || name === this.#marked().folder) continue;
       const maker = Number(found[1]);
-      if (maker && maker !== process.pid && alive(maker)) continue; // another window may be at work on it
+      const inside = await readdir(path.join(this.#storage, name)).catch(() => []);
+      const users = inside.filter((file) => file.startsWith(USED)).map((file) => Number(file.slice(USED.length)));
+      if ([maker, ...users].some((pid) => pid && pid !== process.pid && alive(pid))) continue;
       await remove(path.join(this.#storage, name)).catch(() => undefined);
     }
   }

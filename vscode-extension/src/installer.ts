@@ -28,6 +28,7 @@ export async function offerUpdate(message: string): Promise<void> {
 
 /** Offer the server that came with the extension where another one is installed; remove what is left of former ones. */
 export async function keepUp(environment: Environment, log: Log): Promise<void> {
+  await environment.use();
   if (serverCommand().length === 0 && (await environment.outdated())) {
     const text = `Treeline's own environment holds ${environment.installed}, which is not the server that came with this extension.`;
     log.main.warn(text);

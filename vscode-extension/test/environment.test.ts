@@ -139,6 +139,23 @@ test("former environments are removed, those of other windows are not", async ()
   assert.deepEqual(left().sort(), ["elsewhere", current, others[1]].sort());
 });
 
+test("an environment that another window runs stays there", async () => {
+  python(":");
+  const environment = withWheel();
+  await environment.install(progress());
+  await environment.use();
+  const former = path.dirname(path.dirname(environment.python ?? ""));
+  const mine = path.join(former, `used-by-${process.pid}`);
+  assert.ok(existsSync(mine));
+  renameSync(mine, path.join(former, `used-by-${process.ppid}`)); // as another window does
+  await environment.install(progress());
+  await environment.tidy();
+  assert.ok(existsSync(former));
+  renameSync(path.join(former, `used-by-${process.ppid}`), path.join(former, "used-by-4194303")); // which has ended
+  await environment.tidy();
+  assert.ok(!existsSync(former));
+});
+
 test("an environment of another wheel is out of date", async () => {
   python(":");
   const environment = withWheel();

@@ -65,6 +65,9 @@ function M.setup(options)
   local function on(events, callback)
     vim.api.nvim_create_autocmd(events, { group = group, callback = callback })
   end
+  on("BufFilePre", function(event)
+    server.detach(event.buf) -- of a new name, Neovim itself tells the server only when saving
+  end)
   on({ "BufReadPost", "BufNewFile", "BufFilePost", "FileType", "InsertEnter" }, function(event)
     vim.schedule(function() -- by then the type of the file is known
       server.attach(event.buf)

@@ -104,6 +104,15 @@ function M.attach(buf)
   }, { bufnr = buf, silent = false })
 end
 
+--- Take a buffer away from the server.
+---@param buf integer
+function M.detach(buf)
+  local client = rpc.client(buf)
+  if client then
+    vim.lsp.buf_detach_client(buf, client.id)
+  end
+end
+
 --- Attach every buffer that has none.
 function M.attach_all()
   for _, buf in ipairs(vim.api.nvim_list_bufs()) do

@@ -102,8 +102,7 @@ def _torch() -> Iterator[Finding]:
     cores = os.cpu_count() or 1
     kernels = library()
     if kernels is not None:
-        able = f"{cores} cores, vectors of {8 * kernels.tl_vector_bytes()} bits"
-        able += ", with VNNI" if kernels.tl_has_vnni() else ""
+        able = f"{cores} cores, {kernels.tl_instruction_set().decode()}"
         yield _checked("CPU kernels", lambda: f"{able}; in use: {backend()}")
     else:
         missing = "no C++ compiler was found" if find_compiler() is None else "they could not be compiled"

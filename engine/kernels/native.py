@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from ctypes import POINTER, c_double, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int64, c_void_p
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -80,8 +80,7 @@ class LayerStruct(ctypes.Structure):
 
 
 SIGNATURES: dict[str, tuple[object, ...]] = {
-    "tl_vector_bytes": (),
-    "tl_has_vnni": (),
+    "tl_instruction_set": (),
     "tl_checksum": (c_void_p, c_int64),
     "tl_pack_awq": (POINTER(LinearStruct), c_void_p, c_void_p, c_void_p, c_void_p, c_int64),
     "tl_pack_dense": (POINTER(LinearStruct), c_void_p, c_void_p, c_int64, c_int64),
@@ -91,7 +90,7 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "tl_move_slots": (c_void_p, c_void_p, c_int64, c_int64),
     "tl_top_logprobs": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
 }
-RETURNING = ("tl_vector_bytes", "tl_has_vnni", "tl_checksum")
+RETURNING = {"tl_instruction_set": c_char_p, "tl_checksum": c_int64}
 
 
 def load(march: str = "native") -> ctypes.CDLL:
@@ -102,7 +101,7 @@ def load(march: str = "native") -> ctypes.CDLL:
         for name, arguments in SIGNATURES.items():
             function = getattr(loaded, name)
             function.argtypes = list(arguments)
-            function.restype = c_int64 if name in RETURNING else None
+            function.restype = RETURNING.get(name)
     except (OSError, AttributeError) as error:
         raise BuildError(f"{path}: {error}") from error
     return loaded

@@ -122,7 +122,7 @@ def test_the_avx2_kernels_pass_the_same_tests() -> None:
     code = f"""
 import sys, pytest
 from engine.kernels import native
-assert native.available() and native.required().tl_vector_bytes() == 32
+assert native.available() and native.required().tl_instruction_set() == b"AVX2"
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *{tests}]))
 """
     cache = build.cache_directory()  # kept between runs: it takes the same time to compile as the native one

@@ -116,7 +116,7 @@ TL_INLINE void scores_of_queries(const int32_t* const* q, int queries, const uin
 // Scores of all slots in [0, end), and some behind; scores of a query are `stride` apart.
 static void all_scores(const int32_t* const* q, int queries, const uint16_t* keys, int64_t end, int64_t head_dim, float* scores,
                        int64_t stride) {
-    constexpr int64_t AT_ONCE = TL_AVX512 ? 4 : 1;
+    constexpr int64_t AT_ONCE = W == 16 ? 4 : 1;
     int64_t slot = 0;
     for (; slot + AT_ONCE * BLOCK <= end; slot += AT_ONCE * BLOCK) {
         scores_of_queries<AT_ONCE>(q, queries, keys + slot * head_dim, head_dim, scores + slot, stride);

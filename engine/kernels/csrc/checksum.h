@@ -1,7 +1,5 @@
 // A checksum fast enough to read beside: CRC-32C of four quarters at once, since one CRC waits for its own last step.
 #pragma once
-#include <nmmintrin.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -11,14 +9,12 @@
 namespace tl {
 
 static uint32_t crc32c(uint32_t crc, const uint8_t* data, int64_t bytes) {
-    uint64_t wide = crc;
     for (; bytes >= 8; data += 8, bytes -= 8) {
         uint64_t word;
         std::memcpy(&word, data, 8);
-        wide = _mm_crc32_u64(wide, word);
+        crc = crc32c_word(crc, word);
     }
-    crc = static_cast<uint32_t>(wide);
-    for (; bytes > 0; data++, bytes--) crc = _mm_crc32_u8(crc, *data);
+    for (; bytes > 0; data++, bytes--) crc = crc32c_byte(crc, *data);
     return crc;
 }
 
@@ -31,7 +27,7 @@ static uint32_t checksum(const uint8_t* data, int64_t bytes) {
         for (int lane = 0; lane < 4; lane++) {
             uint64_t word;
             std::memcpy(&word, data + lane * part + i, 8);
-            crcs[lane] = _mm_crc32_u64(crcs[lane], word);
+            crcs[lane] = crc32c_word(static_cast<uint32_t>(crcs[lane]), word);
         }
     }
     const uint32_t all = crc32c(~0u, reinterpret_cast<const uint8_t*>(crcs), sizeof crcs);

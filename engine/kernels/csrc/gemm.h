@@ -21,9 +21,8 @@ struct Linear {  // mirrored by ctypes
     int64_t tile_bytes() const { return in / group * block_bytes(); }
 };
 
-constexpr int MAX_ROWS = TL_AVX512 ? 8 : 4;  // rows of a register block
-constexpr int MAX_TILES = TL_AVX512 ? 2 : 1; // tiles of a register block
-constexpr int64_t PREFETCH = 4096;           // bytes ahead in each tile: weights come from memory as fast as it gives them
+// A register block is MAX_ROWS rows and MAX_TILES tiles at most, and goes STEP values of a group at once: see simd_*.h.
+constexpr int64_t PREFETCH = 4096;  // bytes ahead in each tile: weights come from memory as fast as it gives them
 
 struct Job {
     const uint8_t* tile;
@@ -39,12 +38,12 @@ struct Job {
 };
 
 template <int BITS>
-TL_INLINE void load_header(const uint8_t* header, vf& scale, vi& zero) {
+TL_INLINE void load_header(const uint8_t* header, int v, vf& scale, vi& zero) {
     if constexpr (BITS == 4) {
-        scale = load_half_scales(header);
-        zero = load_zeros(header);
+        scale = load_half_scales(header, v);
+        zero = load_zeros(header, v);
     } else {
-        scale = load(reinterpret_cast<const float*>(header));
+        scale = load(reinterpret_cast<const float*>(header) + v * W);
         zero = splati(128);
     }
 }
@@ -53,19 +52,19 @@ TL_INLINE void load_header(const uint8_t* header, vf& scale, vi& zero) {
 template <int64_t BYTES>
 TL_INLINE void prefetch(const uint8_t* p) {
     TL_UNROLL
-    for (int64_t i = 0; i < BYTES; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
+    for (int64_t i = 0; i < BYTES; i += 64) __builtin_prefetch(p + i);
 }
 
 // acc[m][n] += products over one group; `line` points behind the header.
 template <int BITS, int MB, int NB>
 TL_INLINE void multiply_group(const uint8_t* line, int64_t tile_bytes, const int8_t* q, int64_t q_stride, int64_t group,
                               vi (&acc)[MB][NB]) {
-    constexpr int V = 16 / W, STEP = VNNI ? 8 : 16, WORDS = STEP / 4, BYTES = STEP * 2 * BITS;
+    constexpr int V = 16 / W, WORDS = STEP / 4, BYTES = STEP * 2 * BITS;
     for (int64_t k = 0; k < group; k += STEP) {
         vi w[NB][WORDS];
         TL_UNROLL
         for (int n = 0; n < NB; n++) {
-            const uint8_t* p = line + (n / V) * tile_bytes + (n % V) * 32;
+            const uint8_t* p = line + (n / V) * tile_bytes + (n % V) * W * 4;
             TL_UNROLL
             for (int j = 0; j < WORDS; j++) {
                 if constexpr (BITS == 4) {
@@ -83,19 +82,7 @@ TL_INLINE void multiply_group(const uint8_t* line, int64_t tile_bytes, const int
             TL_UNROLL
             for (int j = 0; j < WORDS; j++) a[j] = splati(load_word(q + m * q_stride + k + 4 * j));
             TL_UNROLL
-            for (int n = 0; n < NB; n++) {
-#if TL_AVX512 || defined(__AVXVNNI__)
-                TL_UNROLL
-                for (int j = 0; j < WORDS; j++) acc[m][n] = dot4(acc[m][n], w[n][j], a[j]);
-#else
-                if constexpr (BITS == 4) {
-                    acc[m][n] = dot16_nibbles(acc[m][n], w[n], a);
-                } else {
-                    TL_UNROLL
-                    for (int j = 0; j < WORDS; j++) acc[m][n] = dot4_signed(acc[m][n], signed_bytes(w[n][j]), a[j]);
-                }
-#endif
-            }
+            for (int n = 0; n < NB; n++) acc[m][n] = dot_step<BITS>(acc[m][n], w[n], a);
         }
         line += BYTES;
     }
@@ -127,7 +114,7 @@ TL_INLINE void finish(const Job& job, vf (&y)[MB][NB]) {
 template <int BITS, int MB, int NT>
 static void multiply(const Job& job) {
     constexpr int V = 16 / W, NB = NT * V;
-    constexpr bool SIGNED = BITS == 8 && !VNNI;
+    constexpr bool SIGNED = BITS == 8 && SIGNED_BYTES;
     vf y[MB][NB];
     TL_UNROLL
     for (int m = 0; m < MB; m++) {
@@ -140,12 +127,12 @@ static void multiply(const Job& job) {
         vf scale[NB];
         vi acc[MB][NB], zero[NB];
         TL_UNROLL
-        for (int n = 0; n < NB; n++) load_header<BITS>(block + (n / V) * job.tile_bytes + (n % V) * 32, scale[n], zero[n]);
+        for (int n = 0; n < NB; n++) load_header<BITS>(block + (n / V) * job.tile_bytes, n % V, scale[n], zero[n]);
         TL_UNROLL
         for (int m = 0; m < MB; m++) {
             const vi minus_sum = splati(job.minus_sum[m * job.groups + g]);
             TL_UNROLL
-            for (int n = 0; n < NB; n++) acc[m][n] = SIGNED ? splati(0) : madd16(zero[n], minus_sum);
+            for (int n = 0; n < NB; n++) acc[m][n] = SIGNED ? splati(0) : multiply16(zero[n], minus_sum);
         }
         multiply_group<BITS, MB, NB>(block + 64, job.tile_bytes, q, job.q_stride, job.group, acc);
         TL_UNROLL
@@ -169,14 +156,10 @@ TL_INLINE Kernel pick_rows(int64_t rows) {
         case 2: return multiply<BITS, 2, NT>;
         case 3: return multiply<BITS, 3, NT>;
         case 4: return multiply<BITS, 4, NT>;
-#if TL_AVX512
-        case 5: return multiply<BITS, 5, NT>;
-        case 6: return multiply<BITS, 6, NT>;
-        case 7: return multiply<BITS, 7, NT>;
-        default: return multiply<BITS, 8, NT>;
-#else
-        default: return multiply<BITS, 4, NT>;
-#endif
+        case 5: return multiply<BITS, std::min(5, MAX_ROWS), NT>;
+        case 6: return multiply<BITS, std::min(6, MAX_ROWS), NT>;
+        case 7: return multiply<BITS, std::min(7, MAX_ROWS), NT>;
+        default: return multiply<BITS, MAX_ROWS, NT>;
     }
 }
 

@@ -11,9 +11,8 @@ static int64_t threads_for(int64_t work, int64_t threads) { return work < (1 << 
 
 extern "C" {
 
-// Bytes of a vector register, and whether dot products of bytes are one instruction.
-int64_t tl_vector_bytes() { return W * 4; }
-int64_t tl_has_vnni() { return VNNI ? 1 : 0; }
+// What these kernels were compiled for.
+const char* tl_instruction_set() { return INSTRUCTION_SET; }
 
 int64_t tl_checksum(const void* data, int64_t bytes) { return checksum(static_cast<const uint8_t*>(data), bytes); }
 

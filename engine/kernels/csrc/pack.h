@@ -7,6 +7,8 @@ namespace tl {
 // AWQ stores columns 0,2,4,6,1,3,5,7 of a group of eight in the nibbles of an int32, lowest nibble first.
 constexpr int AWQ_SHIFT[8] = {0, 16, 4, 20, 8, 24, 12, 28};  // of column c
 
+using Columns = uint32_t __attribute__((vector_size(32)));  // of a panel
+
 TL_INLINE uint8_t* header_panel(const Linear& weight, uint8_t* blocks, int64_t column, int64_t g) {
     return blocks + column / 16 * weight.tile_bytes() + g * weight.block_bytes() + column % 16 / 8 * 32;
 }
@@ -17,16 +19,16 @@ static void pack_awq_panel(uint8_t* header, const uint32_t* qweight, const uint3
     std::memcpy(header, scales, 16);
     for (int c = 0; c < 8; c++) header[16 + c] = zeros != nullptr ? (*zeros >> AWQ_SHIFT[c]) & 15 : 8;
     std::memset(header + 24, 0, 8);
-    const __m256i shifts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(AWQ_SHIFT));
+    Columns shifts;
+    std::memcpy(&shifts, AWQ_SHIFT, sizeof shifts);
     uint8_t* line = header + 64;
     for (int64_t k = 0; k < group; k += 8, line += 64) {
-        __m256i packed = _mm256_setzero_si256();  // lane c: the line's 4 bytes of column c
+        Columns packed = {};  // the line's 4 bytes of each column
         for (int i = 0; i < 8; i++) {
-            const __m256i word = _mm256_set1_epi32(static_cast<int32_t>(qweight[(k + i) * words]));
-            const __m256i nibbles = _mm256_and_si256(_mm256_srlv_epi32(word, shifts), _mm256_set1_epi32(15));
-            packed = _mm256_or_si256(packed, _mm256_sll_epi32(nibbles, _mm_cvtsi32_si128(i % 4 * 8 + i / 4 * 4)));
+            const Columns word = qweight[(k + i) * words] - Columns{};
+            packed |= (word >> shifts & 15) << (i % 4 * 8 + i / 4 * 4);
         }
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), packed);
+        std::memcpy(line, &packed, sizeof packed);
     }
 }
 
@@ -97,7 +99,7 @@ static void dequantize(const Linear& weight, float* out, Team& team) {
             if (weight.bits == 4) {
                 uint16_t half;
                 std::memcpy(&half, header + n % 8 * 2, 2);
-                scale = _cvtsh_ss(half);
+                scale = half_to_float(half);
                 zero = header[16 + n % 8];
                 stored = lines[i / 8 * 64 + i % 4] >> (i % 8 / 4 * 4) & 15;
             } else {

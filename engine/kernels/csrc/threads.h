@@ -68,7 +68,7 @@ class Pool {
         }
         help(loop, 0);
         for (int spins = 0; done_.load(std::memory_order_acquire) != count; spins++) {
-            if (spins < 8192) _mm_pause();
+            if (spins < 8192) relax();
             else sched_yield();
         }
     }
@@ -114,7 +114,7 @@ class Pool {
         for (;;) {
             uint32_t loop = loop_.load(std::memory_order_acquire);
             for (int spins = 0; loop == last && spins < IDLE_SPINS; spins++) {
-                _mm_pause();
+                relax();
                 loop = loop_.load(std::memory_order_acquire);
             }
             if (loop == last) {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import Cancelled, TreelineError
+from engine.errors import Cancelled, EngineFaultError
 from engine.request import SamplingParams
 from engine.roles import Target
 from engine.sampling import Sampler
@@ -143,7 +143,7 @@ class Decoding:
             logits = self._target.run(pending + tree.tokens[1:], parents, chain, cancelled)
         pass_seconds = time.perf_counter() - before_pass
         if not logits[0].sum().isfinite():
-            raise TreelineError(
+            raise EngineFaultError(
                 "the target's logits are no finite numbers: its weights are damaged, or its dtype too small"
             )
         verdict = decide(logits)

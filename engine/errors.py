@@ -15,5 +15,13 @@ class EngineEndedError(TreelineError):
     """The process in the background ends again and again while it loads: starting it once more would not help."""
 
 
+class EngineFaultError(TreelineError):
+    """Something is wrong with the machine or with the model's files, not with what was asked."""
+
+
+class MemoryFullError(EngineFaultError):
+    """The machine has no more memory of the kind that was needed."""
+
+
 class Cancelled(Exception):  # noqa: N818 - a signal, not an error
     """A pass was abandoned between two layers; nothing of it was committed."""

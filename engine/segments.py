@@ -15,7 +15,8 @@ import tokenizers
 
 from engine.tokenizer_files import Json, components
 
-_GENERATION = 16384  # segments kept at least, about one per line: several large files, in a few megabytes
+_GENERATION = 1 << 20  # characters kept at least: several large files, in some ten megabytes
+_OVERHEAD = 32  # what a segment counts for beside its characters
 _PLAIN_NORMALIZERS = frozenset({"NFC", "Replace", "Prepend"})
 _PLAIN_PRE_TOKENIZERS = frozenset({"ByteLevel", "Split", "Digits", "Metaspace", "Punctuation"})
 _BEFORE = ("", "a", "1", " ", "  ", ".", "_", "\n", "\t", "a.", "'", "\u00e9", "\u4e2d", "12")
@@ -30,13 +31,14 @@ class SegmentCache:
     Two generations: what the younger lacks is looked up in the older; a full younger one becomes the older.
     """
 
-    __slots__ = ("_encode", "_older", "_pattern", "_younger")
+    __slots__ = ("_encode", "_held", "_older", "_pattern", "_younger")
 
     def __init__(self, encode: Callable[[str], list[int]], followers: str) -> None:
         """Take the full encoder and what `safe_followers` returned for it; without any, nothing is cached."""
         self._encode = encode
         self._younger: dict[str, list[int]] = {}
         self._older: dict[str, list[int]] = {}
+        self._held = 0  # characters of the younger
         # a segment ends at the first safe place of the next line: places that only the text around them decides
         rule = rf"[^\n]*+\n(?:[^0-9A-Za-z]*+[0-9A-Za-z]++)+?(?=[{followers}])"
         self._pattern = re.compile(rule) if followers else None
@@ -58,9 +60,10 @@ class SegmentCache:
             ids = self._older.get(text)
             if ids is None:
                 ids = self._encode(text)
-            if len(self._younger) >= _GENERATION:
-                self._older, self._younger = self._younger, {}
+            if self._held >= _GENERATION:
+                self._older, self._younger, self._held = self._younger, {}, 0
             self._younger[text] = ids
+            self._held += len(text) + _OVERHEAD
         return ids
 
 

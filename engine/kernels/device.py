@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import torch
 
-from engine.errors import TreelineError
+from engine.errors import MemoryFullError, TreelineError
 
 
 def pick_device(name: str, prefer_gpu: bool) -> torch.device:
@@ -62,13 +62,13 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 @contextmanager
 def memory_explained(what: str) -> Generator[None]:
-    """Turn "out of memory" on a GPU into a TreelineError; `what` says what was needed, and for what."""
+    """Turn "out of memory" on a GPU into a MemoryFullError; `what` says what was needed, and for what."""
     try:
         yield
     except torch.OutOfMemoryError:
         free, total = gpu_memory()
         room = f" of {total / 2**30:.1f} GiB, {free / 2**30:.1f} are free" if total else ""
-        raise TreelineError(
+        raise MemoryFullError(
             f"the GPU's memory is full{room}: {what}; close what else uses the GPU, choose a smaller model or"
             " context_length, or use --device cpu"
         ) from None

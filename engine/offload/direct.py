@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import TreelineError
+from engine.errors import EngineFaultError, TreelineError
 from engine.offload.blob import align
 
 HUGE_PAGE = 2**21
@@ -64,7 +64,7 @@ class DirectFile:
             self._without_direct()
 
     def read(self, view: memoryview, offset: int) -> None:
-        """Fill `view` from `offset`; other threads run meanwhile. Raises TreelineError naming the file and offset."""
+        """Fill `view` from `offset`; other threads run meanwhile. Raises EngineFaultError, naming file and offset."""
         done = 0
         while done < len(view):
             direct = self.direct
@@ -73,9 +73,9 @@ class DirectFile:
             except OSError as error:
                 if direct and self._refused(error):
                     continue
-                raise TreelineError(f"cannot read {self.path} at offset {offset + done}: {error.strerror}") from None
+                raise EngineFaultError(f"cannot read {self.path} at offset {offset + done}: {error.strerror}") from None
             if count == 0:
-                raise TreelineError(f"{self.path} ends at offset {offset + done}, within a layer: delete it")
+                raise EngineFaultError(f"{self.path} ends at offset {offset + done}, within a layer: delete it")
             done += count
         self._forget(offset, len(view))
 

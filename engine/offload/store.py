@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.errors import TreelineError
+from engine.errors import EngineFaultError
 from engine.kernels.build import cache_directory
 from engine.kernels.checksum import checksum
 from engine.kernels.packed import dense_shape
@@ -185,7 +185,7 @@ class Store:
     def read_block(self, piece: Piece, block: int, buffer: Buffer, at: int) -> int:
         """Read block `block` of `piece` into `buffer` from byte `at` on; return its size. Threads may share the store.
 
-        Raises TreelineError when the file cannot be read or is not what was written.
+        Raises EngineFaultError when the file cannot be read or is not what was written.
         """
         start = block * BLOCK
         size = min(BLOCK, piece.size - start)
@@ -193,7 +193,7 @@ class Store:
         number = piece.first_block + block
         if not self._checked[number]:
             if checksum(buffer.tensor.data_ptr() + at, size) != self._checksums[number]:
-                raise TreelineError(
+                raise EngineFaultError(
                     f"{self.path} is damaged at offset {piece.offset + start} ({piece.name}): delete it, and it is made"
                     " again from the checkpoint"
                 )

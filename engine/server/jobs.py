@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.errors import ContextOverflowError, TreelineError
+from engine.errors import ContextOverflowError, EngineFaultError, MemoryFullError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest
 
 Kind = Literal["completion", "chat", "warming"]
@@ -75,6 +75,8 @@ class Job:
 
 def failure_of(error: Exception) -> Failure:
     """Say why a request got no answer, in words for whoever asked."""
+    if isinstance(error, EngineFaultError):
+        return Failure(str(error), "memory" if isinstance(error, MemoryFullError) else "internal")
     if isinstance(error, TreelineError):
         return Failure(str(error), "context" if isinstance(error, ContextOverflowError) else "request")
     if isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY):

@@ -95,7 +95,7 @@ class Scheduler:
         with self._condition:
             if len(self._waiting) + len(jobs) > MAX_WAITING:
                 self._drop_cancelled()
-            if len(self._waiting) + len(jobs) > MAX_WAITING or self._progress.state == "stopped":
+            if len(self._waiting) + len(jobs) > MAX_WAITING or self._progress.state in ("stopped", "failed"):
                 raise Busy
             keys = {job.key for job in jobs if job.key}
             for older in (*self._waiting, *([self._running] if self._running else [])):
@@ -197,7 +197,7 @@ class Scheduler:
             job.chunks = None
             job.deliver(failure)
             self._metrics.failed(job.kind)
-            if failure.kind != "request":
+            if failure.kind in ("memory", "internal"):
                 logger.error("a request failed", exc_info=error)
                 error.__traceback__ = None  # it holds what the request had allocated
                 engine.reset()  # whatever was half done is gone

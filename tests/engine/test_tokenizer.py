@@ -124,6 +124,16 @@ def test_every_family_has_safe_places_in_code(name: str, tmp_path: Path) -> None
     assert sum(calls) < 5000  # only what is around the edit
 
 
+def test_a_long_line_that_grows_is_not_kept_in_all_its_forms(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_tokenizer("treeline", tmp_path))
+    line = "x = [" + ", ".join(map(str, range(20_000)))
+    for end in range(len(line) - 60, len(line)):
+        tokenizer.encode(line[:end])
+    cache = tokenizer._segments
+    kept = sum(len(text) for text in (*cache._younger, *cache._older))
+    assert kept < 3 * 2**20 < 60 * len(line)
+
+
 edits = st.lists(
     st.tuples(
         st.floats(0, 1),

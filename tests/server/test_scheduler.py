@@ -8,7 +8,7 @@ from queue import Queue
 
 import pytest
 
-from engine.errors import TreelineError
+from engine.errors import ContextOverflowError, EngineFaultError, MemoryFullError, TreelineError
 from engine.request import CompletionChunk, CompletionRequest, CompletionStats
 from engine.server.jobs import Busy, Event, Failure, Job, Kind
 from engine.server.metrics import Metrics
@@ -39,6 +39,12 @@ class Engine:
                 raise ValueError("what the user wrote")
             if request.prefix == "refused":
                 raise TreelineError("ask for something else")
+            if request.prefix == "long":
+                raise ContextOverflowError("some of it has to go")
+            if request.prefix == "damaged":
+                raise EngineFaultError("the store is damaged")
+            if request.prefix == "full":
+                raise MemoryFullError("the GPU's memory is full")
             if request.prefix == "huge":
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
             yield CompletionChunk(str(number), (number,))
@@ -164,7 +170,15 @@ def test_warming_is_given_up_for_anything_else(scheduler: Scheduler, engine: Eng
 
 
 @pytest.mark.parametrize(
-    ("prefix", "kind", "resets"), [("broken", "internal", 1), ("refused", "request", 0), ("huge", "memory", 1)]
+    ("prefix", "kind", "resets"),
+    [
+        ("broken", "internal", 1),
+        ("damaged", "internal", 1),
+        ("refused", "request", 0),
+        ("long", "context", 0),
+        ("huge", "memory", 1),
+        ("full", "memory", 1),
+    ],
 )
 def test_a_failure_is_the_requests_alone(
     scheduler: Scheduler, engine: Engine, prefix: str, kind: str, resets: int

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def _texts(origin: Path | None) -> Iterator[str]:
 
 def _shuffled(paths: Iterable[Path]) -> list[Path]:
     """Order paths by a hash: the same every time, and no neighbours."""
-    return sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    return sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())
 
 
 def _hidden(path: Path) -> bool:
@@ -126,7 +127,7 @@ def _json_text(place: str, line: str) -> str:
         text = None
     if not isinstance(text, str):
         raise TreelineError(f'{place} is no JSON object with a string "text"')
-    return text[:PIECE]
+    return text[:PIECE].encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no halves of characters
 
 
 def perplexity(directory: Path, rows: list[list[int]], phase: str, progress: Progress | None = None) -> float:

@@ -98,6 +98,9 @@ def _say(text: str) -> None:
 
 def _lines(engine: Streaming, asking: Asking, conversation: Conversation, stats: bool) -> int:
     """Answer standard input line by line. Raises TreelineError at the first failure."""
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")  # whatever is piped in
     for raw in sys.stdin:
         line = raw.rstrip("\n")
         outcome = command(line, conversation)

@@ -15,7 +15,7 @@ import typer
 
 from engine import cli_options as options
 from engine import hub, pull
-from engine.config import config_path
+from engine.config import config_path, expanded
 from engine.config_file import set_model
 from engine.errors import TreelineError
 from engine.models import PRESETS, REPOSITORIES, Preset, Repository, find_preset
@@ -143,7 +143,7 @@ def path(
 def use(name: Name, config: options.ConfigFile = None) -> None:
     """Make a model that is on this machine the one of your configuration, for all editors and commands."""
     folder = hub.resolve(name)
-    if find_preset(name) is None and Path(name).expanduser().is_dir():
+    if find_preset(name) is None and expanded(name).is_dir():
         name = str(folder.resolve())  # every editor starts in a folder of its own
     file = config_path(os.environ, config)
     set_model(file, name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli_exit import leaving_at_ctrl_c
+from engine.config import expanded
 from engine.terminal import loading_bar, write_json
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def quantize(
         from engine.quantize import Job, quantise
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite end tidies up as Ctrl-C does
-    job = Job(resolve(source), target.expanduser(), group_size, calibration, samples)
+    job = Job(resolve(source), expanded(target), group_size, calibration, samples)
     with loading_bar() as progress:
         report = quantise(job, progress)
     if as_json:

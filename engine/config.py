@@ -81,10 +81,10 @@ def parse_size(text: str) -> int:
         raise ValueError(text)
     number, letter, unit = match.groups()
     base = 1000 if unit is not None and unit.upper() == "B" else 1024
-    size = int(float(number) * base ** (" KMGT".index(letter.upper()) if letter else 0))
-    if size < 1:
+    size = float(number) * base ** (" KMGT".index(letter.upper()) if letter else 0)
+    if not 1 <= size < 2**63:
         raise ValueError(text)
-    return size
+    return int(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +208,22 @@ def _shown(key: str, value: object) -> str:
 def config_path(environment: Mapping[str, str], file: Path | None = None) -> Path:
     """Return where the configuration is, there or not: `file`, what `TREELINE_CONFIG` names, or the user's own."""
     if named := file or environment.get("TREELINE_CONFIG"):
-        return Path(named).expanduser()
+        return expanded(named)
     base = environment.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "treeline" / "config.toml"
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the user's folder for `~`. Raises TreelineError for the folder of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise TreelineError(f"{path}: there is no such user, or no home folder") from None
+
+
+def encodable(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: names of files need not be."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def read_config(path: Path) -> dict[str, object]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
+from engine.config import expanded
 from engine.errors import ContextOverflowError, TreelineError
 from engine.request import ChatMessage, CompletionChunk, CompletionRequest, CompletionStats, SamplingParams
 
@@ -228,9 +228,10 @@ def _system(conversation: Conversation, text: str) -> Outcome:
 def _save(conversation: Conversation, name: str) -> str:
     if not name:
         raise TreelineError("/save needs the name of a file")
-    path = Path(name).expanduser()
+    path = expanded(name)
+    text = conversation.json() if path.suffix == ".json" else conversation.markdown()
     try:
-        path.write_text(conversation.json() if path.suffix == ".json" else conversation.markdown(), encoding="utf-8")
-    except OSError as error:
-        raise TreelineError(f"cannot write {path}: {error.strerror}") from None
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        raise TreelineError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     return f"saved to {path}"

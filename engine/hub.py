@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from engine.config import EngineConfig, closest
+from engine.config import EngineConfig, closest, encodable, expanded
 from engine.errors import TreelineError
 from engine.models import PRESETS, find_preset
 
@@ -68,8 +68,10 @@ def resolve(name: str, role: str = "model") -> Path:
     preset = find_preset(name)
     if preset is not None:
         return _cached(preset.target, role, name)  # of a preset's name, both target and drafter are pulled
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
+        if not encodable(str(path.absolute())):
+            raise TreelineError(f"the {role} {name!r} lies in a folder whose name is not UTF-8: rename it")
         return path
     if path.exists():
         raise TreelineError(f"the {role} {name} is a file: give the directory that holds config.json and the weights")

@@ -26,6 +26,7 @@ START_SECONDS = 60.0  # until a started daemon can be connected to; loading come
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02  # between two looks
 _RETRY_SECONDS = 0.2
+_FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TREELINE_CACHE")  # in the environment
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from engine.server.daemon import main; main(sys.argv[2])"
 
@@ -126,12 +127,18 @@ def ensuring(config: EngineConfig, environment: Mapping[str, str]) -> Generator[
             if time.monotonic() > late:
                 raise TreelineError(f"the engine did not start within {START_SECONDS:.0f} s: see {files.log}")
             if started is None or started.ended(files):
-                started = _Start(config, dict(environment) | {"TREELINE_RUNTIME_DIR": str(files.directory.resolve())})
+                started = _Start(config, elsewhere(environment, files))
             yield
         return address
     finally:
         if started:
             started.close()
+
+
+def elsewhere(environment: Mapping[str, str], files: DaemonFiles) -> dict[str, str]:
+    """Return the environment for a process in another folder."""
+    folders = {name: os.path.abspath(environment[name]) for name in _FOLDERS if environment.get(name)}  # noqa: PTH100
+    return dict(environment) | folders | {"TREELINE_RUNTIME_DIR": str(files.directory.resolve())}
 
 
 class _Start:

@@ -19,6 +19,7 @@ from engine.tokenizer import Tokenizer
 __all__ = ["Prompt", "PromptLayout", "build_prompt", "choose_layout"]
 
 _SUFFIX_SHARE = 4  # the suffix gets a quarter of the budget, and what the prefix leaves
+_PATH_SHARE = 4  # the path of the file a quarter at most
 _FILES_SHARE = 5  # other files a fifth, and what both leave
 _STEP = 256  # tokens: leftovers are shared out in such steps, so that they change seldom while the user types
 _SMALLEST = 16
@@ -107,7 +108,10 @@ def _assemble(tokenizer: Tokenizer, layout: PromptLayout, parts: _Parts) -> list
 def _fill(request: CompletionRequest, tokenizer: Tokenizer, layout: PromptLayout, budget: int) -> _Parts:
     """Give the prefix what it needs, but the suffix and the files their shares; then hand out what is left."""
     fill = _Fill(request, tokenizer, layout)
-    lead = path_lead(request, tokenizer, layout)
+    while request.path and len(fill.header(first=True)) + len(fill.lead()) > budget // _PATH_SHARE:
+        request = replace(request, path=request.path[len(request.path) // 2 + 1 :])  # its end says more
+        fill = replace(fill, request=request)
+    lead = fill.lead()
     budget -= len(fill.header(first=True)) + len(lead)
     share, other = budget // _SUFFIX_SHARE, budget // _FILES_SHARE
     files = fill.files(other)
@@ -139,6 +143,9 @@ class _Fill:
     def inside(self) -> bool:
         """Whether the suffix has a part of its own; elsewhere it becomes a comment."""
         return SUFFIX in self.layout.fim
+
+    def lead(self) -> list[int]:
+        return path_lead(self.request, self.tokenizer, self.layout)
 
     def files(self, budget: int) -> list[int]:
         return files_block(self.request, self.tokenizer, self.layout, budget)

@@ -262,6 +262,8 @@ def _explained(repository: str) -> Generator[None]:
             reason = error.strerror or str(error).splitlines()[0]
             message = f"the download failed: {reason}; pull again to go on from there"
         raise TreelineError(message) from None
+    except (ImportError, ValueError) as error:  # of the HTTP library, which reads ALL_PROXY and its like
+        raise TreelineError(f"the proxy that the environment names cannot be used: {error}") from None
 
 
 def _refusal(repository: str, error: Any) -> str:

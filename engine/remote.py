@@ -40,7 +40,10 @@ class RemoteClient:
         self._url = config.url
         self._model = None if config.model == "bundled" else config.model
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
-        self._http = httpx.Client(headers=headers)
+        try:
+            self._http = httpx.Client(headers=headers)
+        except (ImportError, ValueError) as error:  # it reads HTTP_PROXY and its like
+            raise TreelineError(f"the proxy that the environment names cannot be used: {error}") from None
         self._network: Any = None  # httpcore's stream
         self._given_up: Literal["cancelled", "deadline"] | None = None
 
@@ -132,12 +135,14 @@ class RemoteClient:
     def _event(self, data: bytes) -> tuple[str, str | None]:
         try:
             value = cast("dict[str, Any]", json.loads(data))
-            if "error" in value:
+            if value.get("error"):
                 raise TreelineError(f"{self._url} failed: {error_of(data, 500)[0]}")
             if not value["choices"]:
                 return "", None  # the usage
             choice = value["choices"][0]
             text = choice["delta"].get("content") if "delta" in choice else choice["text"]
+            if text is not None and not isinstance(text, str):
+                raise TypeError
             return text or "", choice.get("finish_reason")
         except (ValueError, TypeError, KeyError, AttributeError):
             raise self._strange() from None

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from engine.config import REACHING, EngineConfig
+from engine.config import REACHING, EngineConfig, expanded
 from engine.errors import TreelineError
 
+_DECISIVE = ("TREELINE_KERNELS", "TREELINE_KERNELS_MARCH")  # in the environment
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes of sun_path, less the final NUL
 
 
@@ -53,12 +54,13 @@ class DaemonFiles:
 
 def daemon_files(config: EngineConfig, environment: Mapping[str, str]) -> DaemonFiles:
     """Return the files of the daemon that serves `config`. Raises TreelineError if there is no place for them."""
-    return DaemonFiles(runtime_directory(environment), f"engine-{identity(config)}")
+    return DaemonFiles(runtime_directory(environment), f"engine-{identity(config, environment)}")
 
 
-def identity(config: EngineConfig) -> str:
+def identity(config: EngineConfig, environment: Mapping[str, str] | None = None) -> str:
     """Return a name for what decides the engine's behaviour: equal settings share a daemon."""
     settings = {key: value for key, value in asdict(absolute(config)).items() if key not in REACHING}
+    settings |= {name: value for name, value in (environment or {}).items() if name in _DECISIVE}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -68,7 +70,7 @@ def absolute(config: EngineConfig) -> EngineConfig:
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if path.is_dir() and name not in ("bundled", "auto", "none") else name
 
 

@@ -124,7 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise TreelineError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from None
 
@@ -133,14 +133,17 @@ def is_loopback(host: str) -> bool:
     """Say whether `host` can be reached from this machine alone. Raises TreelineError for a name that is none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise TreelineError(f"--host {host}: {error.strerror}; give an address of this machine") from None
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "that is no name of a host"
+        raise TreelineError(f"--host {host}: {reason}; give an address of this machine") from None
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
 def _spelled(own: socket.socket) -> str:
     name = own.getsockname()
-    return f"unix:{name}" if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
+    if isinstance(name, str):
+        return f"unix:{name}"
+    return f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}"
 
 
 def _write_address(files: DaemonFiles, config: EngineConfig, own: socket.socket, token: str) -> None:

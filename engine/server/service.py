@@ -79,7 +79,8 @@ def _sizes(config: EngineConfig) -> dict[str, int]:
 
 def model_name(config: EngineConfig) -> str:
     """Return what clients call the model: a preset's or repository's name, or that of the checkpoint's folder."""
-    return Path(config.model).name if Path(config.model).is_absolute() else config.model
+    name = Path(config.model).name if Path(config.model).is_absolute() else config.model
+    return name.encode("utf-8", "replace").decode()
 
 
 async def _end_when_idle(server: uvicorn.Server, scheduler: Scheduler, idle_seconds: float | None) -> None:

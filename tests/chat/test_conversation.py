@@ -150,6 +150,8 @@ def test_commands_that_change_the_conversation() -> None:
         ("/nope", "no command /nope"),
         ("/save", "needs the name"),
         ("/save /no/such/place", "cannot write /no/such/place"),
+        ("/save ~nobody-of-that-name/x.md", "there is no such user"),
+        ("/save a\0b", "cannot write"),
     ],
 )
 def test_commands_that_cannot_be_done(line: str, complaint: str) -> None:

@@ -83,6 +83,7 @@ def test_any_other_model_has_no_drafter_of_its_own(tmp_path: Path, cache: Path) 
         ("~/weights", "the model ~/weights does not exist"),
         ("/no/such/weights", "the model /no/such/weights does not exist"),
         ("a/b/c", "the model a/b/c does not exist"),
+        ("~nobody-of-that-name/m", "there is no such user"),
         (__file__, "is a file: give the directory"),
     ],
 )
@@ -91,6 +92,13 @@ def test_what_is_not_there_is_said_in_one_line(name: str, complaint: str) -> Non
         hub.resolve(name)
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = tmp_path / "mod\udce8les"
+    folder.mkdir()
+    with pytest.raises(TreelineError, match="not UTF-8: rename it"):
+        hub.resolve(str(folder))
 
 
 def test_a_folder_has_the_name_of_its_model(cache: Path, tmp_path: Path) -> None:

@@ -244,3 +244,13 @@ def test_a_long_path_leaves_room_for_text() -> None:
     shown = shown_path("p/" + "deep/" * 900 + "a.py")
     assert len(shown) <= 200
     assert shown.endswith("deep/a.py")
+
+
+def test_a_long_path_in_a_small_context_is_cut(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_tokenizer("treeline", tmp_path))
+    request = CompletionRequest("x = 1\n" * 200, path="\u4e2d" * 150 + ".py", max_tokens=16)
+    for window in (96, 256, 2048):
+        prompt = build_prompt(request, tokenizer, choose_layout(tokenizer), window)
+        assert len(prompt.ids) + prompt.max_new <= window
+        assert prompt.max_new == 16
+        assert len(prompt.ids) > window // 3

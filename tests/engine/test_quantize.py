@@ -129,6 +129,16 @@ def test_a_long_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(read_calibration(TOKENIZER, lines, 16).shown) == 16
 
 
+def test_odd_names_and_halves_of_characters_are_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "pens\udce9e.py").write_text("value = 1\n" * 3000)
+    assert len(read_calibration(TOKENIZER, folder, 16).shown) == 16
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "half \\ud83d of it"}\n' + f"{json.dumps({'text': 'x = 1' * 4000})}\n" * 4)
+    assert len(read_calibration(TOKENIZER, path, 16).shown) == 16
+
+
 def test_lines_of_json_may_spell_special_tokens(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     line = json.dumps({"text": "<|fim_middle|>x = 1\n" * 400})

@@ -64,6 +64,28 @@ def test_the_rest_of_the_file_stays(tmp_path: Path, before: str, after: str) -> 
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("name", ["/models/\U0001f916-model", "/models/\u20bb7", 'a "b" \\c', "tab\there", "del\x7f"])
+def test_any_name_is_read_back(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "config.toml"
+    set_model(file, name)
+    assert tomllib.loads(file.read_text(encoding="utf-8")) == {"model": name}
+    set_model(file, "x")
+    assert file.read_text() == 'model = "x"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "name", "complaint"),
+    [("threads = 4\n", "/models/\udce9", "is not UTF-8"), ('model = """\nold"""\n', "x", "cannot be changed in place")],
+)
+def test_what_cannot_be_written_leaves_the_file(tmp_path: Path, before: str, name: str, complaint: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(before)
+    with pytest.raises(TreelineError, match=complaint):
+        set_model(file, name)
+    assert file.read_text() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_full_disk_leaves_the_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "config.toml"
     file.write_text("threads = 4\n")

@@ -22,9 +22,9 @@ from engine import __version__
 from engine.client import AsyncClient, Client
 from engine.config import EngineConfig
 from engine.errors import TreelineError
-from engine.launch import Status, ask_health, ensure, listening, running, stop
+from engine.launch import Status, ask_health, elsewhere, ensure, listening, running, stop
 from engine.request import CompletionRequest, SamplingParams, StopRules
-from engine.runtime import daemon_files, identity, read_address
+from engine.runtime import DaemonFiles, daemon_files, identity, read_address
 from engine.server import daemon as daemon_module
 from tests.server.serving import TOKEN, private, private_daemons, serve
 
@@ -288,9 +288,25 @@ def test_settings_that_change_the_engine_have_a_daemon_of_their_own(
 ) -> None:
     assert identity(EngineConfig(threads=1)) != identity(CONFIG)
     assert identity(EngineConfig(idle_minutes=1, url="http://x", daemon=False)) == identity(CONFIG)
+    assert identity(CONFIG, {"TREELINE_KERNELS": "torch", "PATH": "/bin"}) != identity(CONFIG, {"PATH": "/usr/bin"})
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert identity(EngineConfig("model")) == identity(EngineConfig(str(tmp_path / "model")))
+
+
+def test_folders_in_the_environment_mean_the_same_to_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = DaemonFiles(tmp_path / "run", "engine")
+    given = elsewhere({"HF_HOME": "hf", "TREELINE_CACHE": "/cache", "XDG_CACHE_HOME": "", "PATH": "bin"}, files)
+    assert given == {
+        "HF_HOME": str(tmp_path / "hf"),
+        "TREELINE_CACHE": "/cache",
+        "XDG_CACHE_HOME": "",
+        "PATH": "bin",
+        "TREELINE_RUNTIME_DIR": str(tmp_path / "run"),
+    }
 
 
 # --- the command line

@@ -139,6 +139,7 @@ BAD = [
     (200, b"<html>hello</html>", "does not answer as an OpenAI-compatible API"),
     (200, b"", "does not answer as an OpenAI-compatible API"),
     (200, sse({"choices": [{}]}), "does not answer as an OpenAI-compatible API"),
+    (200, sse({"choices": [{"text": ["a"]}]}), "does not answer as an OpenAI-compatible API"),
     (200, sse([]), "does not answer as an OpenAI-compatible API"),
     (200, b"data: {\n\n", "does not answer as an OpenAI-compatible API"),
     (200, sse({"choices": [{"text": "a"}]}, {"error": {"message": "it broke"}}), "failed: it broke"),
@@ -155,6 +156,13 @@ def test_what_goes_wrong_is_one_clear_line(status: int, body: bytes, complaint: 
         assert failure.match(complaint)
 
 
+@pytest.mark.parametrize("proxy", ["socks://127.0.0.1:1080/", "nonsense://x"])
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(TreelineError, match="the proxy that the environment names cannot be used"):
+        RemoteClient(EngineConfig(model="named", url="http://127.0.0.1:9/v1"))
+
+
 def test_a_url_without_v1_is_told_of_it() -> None:
     with answering(404, b'{"detail": "Not Found"}') as url, pytest.raises(TreelineError) as failure:
         text_of(RemoteClient(EngineConfig(model="named", url=url.removesuffix("/v1"))))
@@ -163,7 +171,7 @@ def test_a_url_without_v1_is_told_of_it() -> None:
 
 def test_usage_and_comments_in_a_stream_are_no_text() -> None:
     body = b": hello\n\n" + sse(
-        {"choices": [{"text": "a", "finish_reason": None}]},
+        {"choices": [{"text": "a", "finish_reason": None}], "error": None},
         {"choices": [{"text": "b", "finish_reason": "length"}]},
         {"choices": [], "usage": {"prompt_tokens": 3}},
     )

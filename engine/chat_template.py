@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,15 @@ class ChatTemplate:
         except (TemplateError, ValueError, TypeError) as error:
             raise TreelineError(f"{self._name}: the chat template refuses these messages: {error}") from error
         return cast("list[int]", list(ids))
+
+    def preload(self) -> None:
+        """Take now what the first conversation would take, if the model has a template: 180 MiB and more."""
+        config = self._directory / "tokenizer_config.json"
+        if (self._directory / "chat_template.jinja").exists() or (
+            config.exists() and b'"chat_template"' in config.read_bytes()
+        ):
+            with suppress(TreelineError):  # the conversation will be told
+                self._tokenizer()
 
     def _tokenizer(self) -> Any:
         """Load the tokenizer as transformers has it, which is slow."""

@@ -48,10 +48,13 @@ def load_models(config: EngineConfig, progress: LoadProgress | None = None) -> M
     layout = choose_layout(tokenizer, config.layout)
     if pair.drafter:
         check_vocabularies(pair.drafter, tokenizer)
+    template = ChatTemplate(pair.target)
+    if config.memory is not None and device.type == "cpu":
+        template.preload()  # what it takes counts too
     load = _load_whole if _fits(config, pair, device) else _load_within
     target, drafter = load(config, pair, device, progress)
     cpu.use_threads(config.threads, native_only=all(model.fused for model in (target, drafter) if model))
-    return Models(target, drafter, tokenizer, layout, ChatTemplate(pair.target))
+    return Models(target, drafter, tokenizer, layout, template)
 
 
 def _load_whole(

@@ -38,8 +38,13 @@ def test_the_template_lays_out_the_conversation(tmp_path: Path) -> None:
     write_tokenizer("llama3", tmp_path)
     with pytest.raises(TreelineError, match="no chat template"):
         ChatTemplate(tmp_path).render(asked)
+    plain = ChatTemplate(tmp_path)
+    plain.preload()
+    assert plain._loaded is None
     give_template(tmp_path, "<|begin_of_text|>" + TEMPLATE.replace("content }}", "content }}<|eot_id|>"))
     template, tokenizer = ChatTemplate(tmp_path), Tokenizer.load(tmp_path)
+    template.preload()
+    assert template._loaded is not None
     ids = template.render(asked)
     assert spelled(tokenizer, tuple(ids)) == "<|begin_of_text|>user:\nhi <|eot_id|><|eot_id|>\nassistant:\n"
     assert ids[0] == tokenizer.bos_id

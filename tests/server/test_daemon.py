@@ -212,7 +212,8 @@ def test_a_busy_daemon_of_another_version_is_left_alone(environment: dict[str, s
         while theirs.get("/health").json()["status"] == "loading":
             time.sleep(0.05)
         with theirs.stream("POST", "/v1/completions", json={"prompt": "numbers = [", "stream": True}) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: the connection is closed with it
+            next(lines)
             with Client(environment=environment) as client, pytest.raises(TreelineError, match=r"0\.0\.1.* busy"):
                 client.complete(SHORT)
     assert old.poll() is None

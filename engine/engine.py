@@ -17,9 +17,10 @@ from engine.errors import Cancelled, TreelineError
 from engine.loading import LoadProgress, load_models
 from engine.logprobs import token_logprobs
 from engine.model.transformer import Transformer, never
+from engine.offload.demand import counted_nodes
 from engine.offload.stream import StreamedLayers
 from engine.prompt import Prompt, PromptLayout, build_prompt
-from engine.request import Branch, CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
+from engine.request import MAX_BUDGET, Branch, CompletionChunk, CompletionRequest, CompletionStats, TokenLogprob
 from engine.roles import Draft, Target
 from engine.sequence import Sequence
 from engine.speculation.budget import AutoBudget
@@ -60,12 +61,14 @@ class Engine:
         sequoia: bool = False,
         template: ChatTemplate | None = None,
         chat_caches: bool = True,
+        most_nodes: int = MAX_BUDGET,
     ) -> None:
         """Use models that are loaded already.
 
         `budget`: draft nodes per pass, None to choose from measured costs. `sequoia`: verify as Sequoia does at
         temperature > 0. `template`: of conversations; without it they are refused. `chat_caches`: conversations have
-        caches of their own, so that they and completions leave each other's alone.
+        caches of their own, so that they and completions leave each other's alone. `most_nodes`: of a tree, whatever
+        budget a request names.
         """
         if tokenizer.vocab_size > target.config.vocab_size:
             raise TreelineError(
@@ -79,6 +82,7 @@ class Engine:
         self._sequoia = sequoia
         self._template = template
         self._chat_caches = chat_caches
+        self._most_nodes = most_nodes
         self.reset()
 
     @classmethod
@@ -97,6 +101,7 @@ class Engine:
             config.verification == "sequoia",
             models.template,
             chat_caches=config.memory is None,  # a limit was checked against one set of caches
+            most_nodes=MAX_BUDGET if config.memory is None else counted_nodes(config.budget),  # and such trees
         )
 
     def close(self) -> None:
@@ -221,7 +226,7 @@ class Engine:
     def _decoding(self, request: CompletionRequest, prompt: Prompt, lane: _Lane) -> Decoding:
         speculation = None
         if request.speculation:
-            nodes = request.budget or self._budget
+            nodes = min(request.budget or self._budget or 0, self._most_nodes)
             policy = AnyCost() if nodes else self._auto
             shape = best_shape(nodes or SHAPE_NODES, SHAPE_DEPTH) if self._sequoia else None
             speculation = Speculation(lane.drafter, lane.ngrams, policy, nodes or AUTO_NODES, shape)

@@ -99,7 +99,7 @@ def _load_within(
             f"the models and their caches need more than the {memory / 2**20:.0f} MiB that memory allows, and weights"
             " are streamed with dtype auto only: allow more, or choose a smaller model or context_length"
         )
-    loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress, device)
+    loaded = load_within(memory, pair.target, pair.drafter, config.context_length, progress, device, config.budget)
     return loaded.target, loaded.drafter
 
 

@@ -40,6 +40,7 @@ def load_within_gpu(
     context: int | None,
     device: torch.device,
     progress: Progress | None = None,
+    budget: int | None = None,
 ) -> tuple[Transformer, Transformer | None, Plan]:
     """Load a pair that is to stay within `memory` bytes of `device`; the host's memory holds what else it can.
 
@@ -52,7 +53,7 @@ def load_within_gpu(
             f" {memory / 2**20:.0f} MiB of memory, or use --device cpu"
         )
     shape = ModelConfig.load(target)
-    demand = gpu_demand(shape, ModelConfig.load(drafter) if drafter else None)
+    demand = gpu_demand(shape, ModelConfig.load(drafter) if drafter else None, budget)
     most = shape.max_position_embeddings
     tokens = context or choose_context(demand, memory, most)
     make_plan(demand, memory, tokens, most)  # too little memory should be known before anything is repacked

@@ -49,14 +49,15 @@ def load_within(
     context: int | None,
     progress: Progress | None = None,
     device: torch.device = CPU,
+    budget: int | None = None,
 ) -> Loaded:
     """Load a pair that is to stay within `memory` bytes: of this process, all of it counted, or of a GPU.
 
-    The target's store is made first where there is none. Raises TreelineError when the memory is too little (it says
-    what is enough) or the target cannot be streamed.
+    The target's store is made first where there is none. `budget`: draft nodes per pass, if the user names a number.
+    Raises TreelineError when the memory is too little (it says what is enough) or the target cannot be streamed.
     """
     if device != CPU:
-        return Loaded(*load_within_gpu(memory, target, drafter, context, device, progress))
+        return Loaded(*load_within_gpu(memory, target, drafter, context, device, progress, budget))
     shape = ModelConfig.load(target)
     if reason := obstacle(shape):
         raise TreelineError(
@@ -65,7 +66,7 @@ def load_within(
         )
     draft_shape = ModelConfig.load(drafter) if drafter else None
     most = shape.max_position_embeddings
-    demand = cpu_demand(shape, draft_shape, resident_bytes())
+    demand = cpu_demand(shape, draft_shape, resident_bytes(), budget=budget)
     tokens = context or choose_context(demand, memory, most)
     make_plan(demand, memory, tokens, most)  # too little memory should be known before anything is repacked
     with ExitStack() as unless_streamed:
@@ -77,7 +78,7 @@ def load_within(
             # mapped anew: the pages of the weights that were packed meanwhile are given back
             draft.embedding = Checkpoint.open(drafter).tensor(EMBEDDING_TENSOR, draft.embedding.shape)
         release_unused()
-        demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True)
+        demand = cpu_demand(shape, draft_shape, resident_bytes(), drafter_held=True, budget=budget)
         plan = make_plan(demand, memory, tokens, most)
         logger.info("%d of %d pieces resident, %d streamed", len(plan.resident), len(plan.pieces), len(plan.streamed))
         loaded = Loaded(load_planned(store, plan, progress), draft, plan)

@@ -67,7 +67,7 @@ def plan_here(config: EngineConfig, wanted: Wanted) -> PlanReport:
     if not cpu.available():
         raise TreelineError("the native CPU kernels are needed to stream a target: install a C++ compiler")
     cpu.use_threads(config.threads, native_only=True)
-    demand = cpu_demand(target, drafter, process)
+    demand = cpu_demand(target, drafter, process, budget=config.budget)
     compute = interpolated(compute_seconds(target, ROWS, repeats=2))
     draft = compute_seconds(drafter, (1, 4), repeats=2)[4] if drafter else 0.0
     disk, reading = _disk(config, wanted)
@@ -85,9 +85,8 @@ def plan_gpu(config: EngineConfig, wanted: Wanted, gpu_name: str, host: int) -> 
     draft = 2 * parameters(drafter) / (gpu.memory_bandwidth * GPU_EFFICIENCY) if drafter else 0.0
     costs = Costs(_gpu_compute(target, gpu), wanted.disk or NO_DISK, gpu.link, draft)
     memory = config.memory or gpu.memory
-    return _report(
-        _Names(name, drafter_name, gpu.name), gpu_demand(target, drafter), memory, target, costs, wanted, host
-    )
+    demand = gpu_demand(target, drafter, config.budget)
+    return _report(_Names(name, drafter_name, gpu.name), demand, memory, target, costs, wanted, host)
 
 
 @dataclass(frozen=True, slots=True)

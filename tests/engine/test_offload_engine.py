@@ -76,7 +76,7 @@ def offloaded(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The bundled pair in the least memory that works, where its text cannot be told from that of the pair whole."""
     # the pair always fits, but streaming is what is tested; the drafter is taken for a part of the process
     monkeypatch.setattr(loading_module, "_fits", lambda config, *_: config.memory is None)
-    monkeypatch.setattr(load_module, "cpu_demand", lambda shape, _, process, **held: cpu_demand(shape, None, process))
+    monkeypatch.setattr(load_module, "cpu_demand", lambda shape, _, process, **more: cpu_demand(shape, None, process))
     return Engine.load(EngineConfig(memory=least_memory("bundled", "auto")))
 
 
@@ -97,6 +97,16 @@ def test_a_cancelled_completion_leaves_a_right_next_one(offloaded: Engine) -> No
         last = list(offloaded.complete(request, lambda asked=asked, layers=layers: next(asked) >= layers))[-1]
         assert last.finish_reason == "cancelled"
         assert [token for chunk in offloaded.complete(request) for token in chunk.tokens] == expected
+    offloaded.close()
+
+
+def test_no_request_has_larger_trees_than_memory_was_planned_for(offloaded: Engine) -> None:
+    rows: list[int] = []
+    target = offloaded._lane.target  # pyright: ignore[reportPrivateUsage]
+    run = target.run
+    target.run = lambda tokens, *rest: rows.append(len(tokens)) or run(tokens, *rest)  # type: ignore[method-assign]
+    list(offloaded.complete(CompletionRequest(prefix=PREFIX, max_tokens=16, budget=512)))
+    assert 32 < max(rows[1:]) <= 72
     offloaded.close()
 
 
@@ -191,7 +201,7 @@ def test_plan_asks_for_the_disk_where_the_files_are_too_small(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report_module, "compute_seconds", lambda *_, **__: {1: 0.01, 4: 0.01})
-    monkeypatch.setattr(report_module, "cpu_demand", lambda *_: Demand((MIB,) * 12, (), 0))
+    monkeypatch.setattr(report_module, "cpu_demand", lambda *_, **__: Demand((MIB,) * 12, (), 0))
     room = str(MARGIN + 13 * MIB)  # for half of the pieces, each of which takes a huge page
     assert main(["plan", "--memory", room]) == 1
     assert "bundled does not fit into 77 MiB" in (complaint := capfd.readouterr().err)

@@ -143,6 +143,14 @@ def test_the_published_shapes_have_their_published_sizes() -> None:
     assert cpu_demand(LLAMA_8B, None).per_token == pytest.approx(131_072, rel=0.01)
 
 
+def test_larger_trees_take_more_memory() -> None:
+    usual, larger = cpu_demand(LLAMA_70B, None), cpu_demand(LLAMA_70B, None, budget=512)
+    rows = larger.extra_tokens - usual.extra_tokens
+    assert rows == 512 - 64
+    assert dict(larger.fixed)["activations"] - dict(usual.fixed)["activations"] == rows * 4 * 128_256
+    assert cpu_demand(LLAMA_70B, None, budget=8) == usual
+
+
 @pytest.mark.parametrize(("gpu", "resident"), [("rtx4090", 42), ("rtx4080s", 23), ("rtx4070ti", 13), ("rtx5090", 62)])
 def test_graphics_cards_hold_what_arithmetic_says(gpu: str, resident: int) -> None:
     demand = gpu_demand(LLAMA_70B, find_shape("codedrafter-500m"))

@@ -23,6 +23,7 @@ _STRETCH = 16  # characters
 _LETTER = re.compile(r"(?<![0\\])[^\W\d_]")  # but of 0x00 and \x00
 _WORD = re.compile(r"\w+\Z")
 _PREFIXES = {"b", "br", "f", "fr", "r", "rb", "rf", "u", "l", "u8"}  # of a string or character
+_REMARK = r"\s*(?:(?:#|//).*)?\Z"  # at most a comment, to the end
 _COMMENT = re.compile(r"\s*(?:#|//|--|/\*|\*|<!--|;|%)")
 
 
@@ -267,7 +268,7 @@ def _said_again(rest: str, text: str, opened: _Scanned, said: _Scanned) -> int |
     None leaves it to the brackets. A rest like `):` or `, 2)` comes again as a whole or not at all. In a string, where
     brackets may be placeholders', they count up to the quote that ends it.
     """
-    if rest.strip(")]}") and text.rstrip().endswith(rest):
+    if rest.strip(")]}") and re.search(re.escape(rest) + _REMARK, text):
         least, most = len(_scan(rest, opened.quote).closing), len(opened.open)
         if least <= len(said.closing) <= (most or len(said.closing)):
             return len(rest)

@@ -152,6 +152,7 @@ def test_what_is_shown(before: str, text: str, after: str, expected: str) -> Non
         ("x = [", "1, 2]", "]", "1, 2]", 1),
         # more than brackets comes again as a whole
         ("def f(", "a, b):", "):", "a, b):", 2),
+        ("def f(", "a, b):  # both", "):", "a, b):  # both", 2),
         ("def f(", "a, b)", "):", "a, b)", 1),
         ("f(", "x)):", "):", "x)", 1),
         ("if x", " == 1:", ":", " == 1:", 1),

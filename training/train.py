@@ -24,9 +24,9 @@ from training.schedule import Phase, Plan, parse_knots, parse_phases
 from training.trainer import Job, LossFunction, run
 
 # The run that made the bundled target; each phase is STEPSxLENGTHxLAYERS, s = sampled softmax, f = first format.
-PHASES = "600x512x8s,80x1024x8s,65x2048x8s,20x2048x8"
-# Warm-up, a slow fall, and a faster one over the long rows: STEP:FACTOR, joined by straight lines.
-RATE = "0:0.02,20:0.6,520:0.5,680:0.25,765:0.01"
+PHASES = "600x512x8s,750x1024x8s,150x2048x8s,50x2048x8"
+# Warm-up, then a fall all the way: STEP:FACTOR, joined by straight lines.
+RATE = "0:0.02,40:0.25,900:0.137,1550:0.01"
 # What all later phases are fed.
 MIX = SampleMix(fim=0.65, suffix_first=0.85)
 

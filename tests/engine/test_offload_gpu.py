@@ -292,7 +292,7 @@ def test_the_engine_streams_to_a_device(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("engine.offload.load.load_within_gpu", load)
     with pytest.raises(TreelineError, match="far enough"):
         Engine.load(EngineConfig(memory=2**20, device="cuda"))
-    memory, _, _, _, device, _ = asked[0]
+    memory, _, _, _, device, *_ = asked[0]
     assert (memory, device) == (2**20, torch.device("cuda"))
 
 
